@@ -1,0 +1,55 @@
+"""GPU compute clusters and TensorFlow training jobs as resources of one Pulumi program.
+
+::
+
+    import pulumi, pulumi_tfjobs as tfjobs
+
+    job = tfjobs.TensorFlow("mnist", source_directory="./src", entry_script="train.py",
+                            script_params={"--epochs": 3})
+    pulumi.export("accuracy", job.metrics["accuracy"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pulumi_tfjobs.sdk.components import TensorFlow
+    from pulumi_tfjobs.sdk.resources import TrainingJob
+    from pulumi_tfjobs.sdk.types import (
+        ComputeTarget,
+        Distribution,
+        Horovod,
+        LocalTarget,
+        MultiWorker,
+        ParameterServer,
+        Single,
+    )
+
+__all__ = [
+    "ComputeTarget",
+    "Distribution",
+    "Horovod",
+    "LocalTarget",
+    "MultiWorker",
+    "ParameterServer",
+    "Single",
+    "TensorFlow",
+    "TrainingJob",
+]
+
+_MODULES = {
+    "TensorFlow": "pulumi_tfjobs.sdk.components",
+    "TrainingJob": "pulumi_tfjobs.sdk.resources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: the plugin and a run's supervisor import submodules and must not pay for the Pulumi SDK (a second).
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES.get(name, "pulumi_tfjobs.sdk.types")), name)

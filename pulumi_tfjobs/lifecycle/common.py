@@ -1,0 +1,70 @@
+"""What the steps of a run's life hand to each other, and the stores and targets they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pulumi_tfjobs.spec.model import TargetRef
+from pulumi_tfjobs.store.home import store_root
+from pulumi_tfjobs.store.runs import RunStore
+from pulumi_tfjobs.targets.base import Target
+from pulumi_tfjobs.targets.registry import target_class
+
+
+class ProgressLine(NamedTuple):
+    """How a run goes, in a line for its row. ``final`` lines must reach the user."""
+
+    text: str
+    phase: str
+    final: bool = False
+
+
+class PreviewInfo(NamedTuple):
+    """What a preview can say without changing anything.
+
+    ``run_id`` and ``digest`` are None while inputs are unknown. ``known`` says what the store already has of this run.
+    """
+
+    run_id: str | None
+    digest: str | None
+    summary: str
+    known: str | None
+
+
+class RunResult(NamedTuple):
+    """What :func:`ensure` ends with. ``failure`` is empty where the run is as asked; else each entry is a reason.
+
+    ``tails`` are text blocks for the diagnostics, one a failed replica.
+    """
+
+    id: str
+    outputs: dict[str, Any]
+    failure: list[str]
+    tails: list[tuple[str, str]]
+
+
+class ReadResult(NamedTuple):
+    """A run as it is now: the inputs it was made from (secret values left out) and its outputs."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+ProgressCallback = Callable[[ProgressLine], None]
+
+_stores: dict[str, RunStore] = {}
+
+
+def open_store(name: str) -> RunStore:
+    """The store of that name; one object a process."""
+    root = store_root(name)
+    store = _stores.get(root)
+    if store is None:
+        store = _stores[root] = RunStore(root)
+    return store
+
+
+def open_target(ref: TargetRef) -> Target:
+    """The target that a spec or a record names."""
+    return target_class(ref.kind).from_options(ref.options)

@@ -1,0 +1,260 @@
+"""The five steps of create: reserve, prepare, launch, wait, return."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from pulumi_tfjobs import observe
+from pulumi_tfjobs.errors import RunNotFound, TfJobsError
+from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
+from pulumi_tfjobs.lifecycle.outputs import outputs_of
+from pulumi_tfjobs.plan import build_plan
+from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.model import JobSpec
+from pulumi_tfjobs.spec.state import RunState
+from pulumi_tfjobs.store.files import write_json
+from pulumi_tfjobs.store.source import check_out, snapshot
+from pulumi_tfjobs.targets.base import Progress
+
+PROGRESS_SECONDS = 1.0
+START_LOCK_SECONDS = 0.05
+
+
+async def ensure(
+    spec: JobSpec,
+    *,
+    inputs: Mapping[str, Any],
+    urn: str,
+    secrets: Mapping[str, str],
+    timeout: float | None,
+    cancelled: asyncio.Event,
+    progress: ProgressCallback,
+) -> RunResult:
+    """Make the run exist and wait for it as asked.
+
+    A finished run is returned as it is, a living one is waited for, a failed one gets a new attempt. ``inputs`` go into
+    the record (no secret values among them); ``secrets`` are environment variables. After ``timeout`` seconds, or once
+    ``cancelled`` is set, waiting ends: the run goes on (or is stopped, with ``on_cancel="stop"``), and ``failure``
+    says so. Raises StoreError where the run cannot be reserved; any later trouble is in ``failure``.
+    """
+    ensuring = _Ensuring(spec, secrets, progress)
+    await ensuring.reserve(inputs, urn)
+    waiting = asyncio.ensure_future(ensuring.start_and_wait())
+    stopper = asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait(
+            {waiting, stopper},
+            timeout=timeout if timeout is not None and timeout > 0 else None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if waiting.done():
+            return await ensuring.ended(waiting)
+        await _end(waiting)
+        return await ensuring.leave(
+            "the update was cancelled" if cancelled.is_set() else "the timeout of this operation was reached"
+        )
+    finally:
+        await _end(waiting)
+        await _end(stopper)
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TfJobsError):
+            await task
+
+
+class _Ensuring:
+    """One call of :func:`ensure`: the run, where it is kept and where it runs."""
+
+    def __init__(self, spec: JobSpec, secrets: Mapping[str, str], progress: ProgressCallback) -> None:
+        self.spec = spec
+        self.secrets = secrets
+        self.progress = progress
+        self.target = open_target(spec.target)
+        self.store = open_store(self.target.namespace)
+        self.folder = self.store.folder(spec.run_id)
+
+    async def reserve(self, inputs: Mapping[str, Any], urn: str) -> None:
+        """Step 1: after this, whoever looks for the digest finds this run."""
+        spec = self.spec
+        self.progress(ProgressLine("reserving the run", phases.PENDING))
+        record = {"inputs": dict(inputs), "target": {"kind": spec.target.kind, **spec.target.options}}
+        run = await asyncio.to_thread(self.store.reserve, spec.run_id, spec.digest, spec.name, record, urn)
+        self.folder = self.store.folder(run.run_id)  # of an earlier name, where another job had this content
+
+    @property
+    def resource_id(self) -> str:
+        return f"{self.target.kind}/{self.target.namespace}/{self.folder.run_id}"
+
+    async def start_and_wait(self) -> RunState:
+        attempt, state = await self._start()
+        if state is not None and (state.finished or self.spec.wait_for == "submitted"):
+            return state
+        ticker = asyncio.ensure_future(self._tell(attempt))
+        try:
+            async for state in self.target.watch(self.folder, attempt):
+                if state.finished or (self.spec.wait_for == "running" and state.phase == phases.RUNNING):
+                    return state
+        finally:
+            await _end(ticker)
+        raise RunNotFound(f"the run {self.folder.run_id} vanished while it was waited for; run `pulumi up` again")
+
+    async def _tell(self, attempt: int) -> None:
+        """Tell how the run goes, once a second: a task of its own, so that reading metrics never delays the end."""
+        metrics = observe.Metrics(self.folder)
+        while True:
+            state = await self.target.state(self.folder, attempt)
+            if state is not None:
+                await asyncio.to_thread(metrics.poll)
+                self.progress(ProgressLine(observe.progress(state, metrics, time.time()), state.phase))
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _start(self) -> tuple[int, RunState | None]:
+        """Steps 2 and 3: find the attempt to wait for, or make one.
+
+        Under the run's own lock, so that two who want the same run at the same moment make one attempt.
+        """
+        async with self._locked():
+            run = await asyncio.to_thread(self.store.get, self.folder.run_id)
+            if run is None:
+                raise RunNotFound(
+                    f"the run {self.folder.run_id} was removed while it was being started; run `pulumi up` again"
+                )
+            attempt = run.attempts
+            state = await self.target.state(self.folder, attempt) if attempt else None
+            if state is not None and (not state.finished or state.phase == phases.SUCCEEDED):
+                return attempt, state
+            if attempt == 0 or state is not None:
+                attempt = await asyncio.to_thread(self.store.add_attempt, self.folder.run_id, attempt)
+            report = _PhaseProgress(self.progress)
+            environment = await self.target.prepare(self.spec.environment, report)
+            report("copying the source")
+            plan = build_plan(self.spec, self.folder.run_id)
+            files = self.folder.attempt(attempt)
+            await asyncio.to_thread(self._check_out, files.source)
+            await asyncio.to_thread(write_json, files.plan, plan.to_json())
+            report("launching")
+            await self.target.launch(plan, self.folder, attempt, environment, self.secrets)
+            await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
+            return attempt, await self.target.state(self.folder, attempt)
+
+    def _check_out(self, destination: str) -> None:
+        check_out(self.spec.source, snapshot(self.spec.source, self.store.sources), destination)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """The run's start lock. It ends with this process, so a killed plugin never leaves it behind."""
+        handle = os.open(os.path.join(self.folder.root, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # Another plugin is starting this very run. It may be building an environment for minutes.
+                    await asyncio.sleep(START_LOCK_SECONDS)
+            yield
+        finally:
+            os.close(handle)
+
+    async def leave(self, why: str) -> RunResult:
+        """End waiting before the run has ended: leave it alone, or stop it, as the job asks."""
+        run = await asyncio.to_thread(self.store.get, self.folder.run_id)
+        attempt = run.attempts if run is not None else 0
+        state = await self.target.state(self.folder, attempt) if attempt else None
+        run_id = self.folder.run_id
+        if state is not None and state.finished:
+            return await self.result(state)
+        if state is None:
+            state = RunState(run_id=run_id, attempt=attempt, phase=phases.PENDING)
+            reason = f"{why} before {run_id} was launched. Nothing of it runs. Run `pulumi up` again to go on from here"
+        elif self.spec.on_cancel == "stop":
+            stopped = await self.target.stop(self.folder, attempt, grace_seconds=self.spec.stop_grace_seconds)
+            state = stopped or state
+            reason = f"{why}; {run_id} was stopped (onCancel: stop). Run `pulumi up` again for a new attempt"
+        else:
+            log = state.replicas[0].log if state.replicas else self.folder.root
+            reason = (
+                f"{why}; {run_id} goes on in the background. To follow it: `tail -f {log}`. To wait for it again: "
+                "`pulumi up`. To stop it: `pulumi destroy`"
+            )
+        outputs = await self._outputs(state, final=False)
+        return RunResult(self.resource_id, outputs, [reason], [])
+
+    async def ended(self, waiting: asyncio.Future[RunState]) -> RunResult:
+        """What waiting ended with. A run that could not be started is reserved all the same: its id goes into the
+        state, so that the next update goes on with it and a delete finds it."""
+        try:
+            state = waiting.result()
+        except TfJobsError as error:
+            run = await asyncio.to_thread(self.store.get, self.folder.run_id)
+            pending = RunState(self.folder.run_id, run.attempts if run is not None else 0, phases.PENDING, str(error))
+            return RunResult(self.resource_id, await self._outputs(pending, final=False), [str(error)], [])
+        return await self.result(state)
+
+    async def result(self, state: RunState) -> RunResult:
+        """Step 5: outputs, and why it is not as asked where it is not."""
+        outputs = await self._outputs(state, final=state.finished)
+        if not state.finished or state.phase == phases.SUCCEEDED:
+            self.progress(ProgressLine(_final_line(state, outputs), state.phase, final=True))
+            return RunResult(self.resource_id, outputs, [], [])
+        reason = f"{self.folder.run_id} {_ENDED.get(state.phase, state.phase)}: {observe.failure_reason(state)}"
+        self.progress(ProgressLine(reason, state.phase, final=True))
+        logs = os.path.dirname(state.replicas[0].log) if state.replicas else self.folder.root
+        advice = "`pulumi up` makes a new attempt; a job that you change is a new run"
+        return RunResult(
+            self.resource_id,
+            outputs,
+            [f"{reason}. Logs: {logs}. What next: {advice}"],
+            observe.failure_tails(state),
+        )
+
+    async def _outputs(self, state: RunState, *, final: bool) -> dict[str, Any]:
+        await asyncio.to_thread(self.store.set_status, self.folder.run_id, state.phase, state.finished_at)
+        return await asyncio.to_thread(
+            outputs_of,
+            self.folder,
+            state,
+            digest=self.spec.digest,
+            world_size=build_plan(self.spec, self.folder.run_id).world_size,
+            final=final,
+        )
+
+
+_ENDED = {
+    phases.FAILED: "failed",
+    phases.CANCELLED: "was stopped",
+    phases.TIMED_OUT: "ran out of time",
+    phases.INTERRUPTED: "was interrupted",
+}
+
+
+def _final_line(state: RunState, outputs: Mapping[str, Any]) -> str:
+    parts = [state.phase]
+    if outputs["durationSeconds"] is not None and state.finished:
+        parts.append(observe.duration_text(outputs["durationSeconds"]))
+    for tag in ("accuracy", "val_accuracy", "loss"):
+        value = outputs["metrics"].get(tag)
+        if isinstance(value, float):
+            parts.append(f"{tag} {value:.4g}")
+            break
+    return ", ".join(parts)
+
+
+class _PhaseProgress(Progress):
+    """Lines of the steps before the launch. Environments are built in threads, hence the detour."""
+
+    def __init__(self, callback: ProgressCallback) -> None:
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, message: str) -> None:
+        self._loop.call_soon_threadsafe(self._callback, ProgressLine(message, phases.PREPARING))

@@ -1,0 +1,259 @@
+"""What a run tells while it runs and after: metrics and their curves, progress lines, log tails, why it failed.
+
+Scalars come from two places: the JSON-lines file that ``TFJOBS_METRICS_FILE`` names (one object a line; ``step`` and
+``time`` are taken as such, every other number is a metric) and TensorBoard event files under the run's ``logs/`` and
+``outputs/`` (tag ``<folder>/<tag>``, as TensorBoard shows them).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.state import ReplicaState, RunState
+from pulumi_tfjobs.targets.folder import RunFolder
+
+TAIL_LINES = 20
+TAIL_BYTES = 16 * 1024
+# A script can write more points than anybody looks at; the curve is thinned to this many, first and last kept.
+MAX_POINTS = 10_000
+MAX_TAGS = 1_000
+MAX_LINE = 1 << 20
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Point(NamedTuple):
+    """One value of a metric: ``step`` as the script counted, ``time`` in seconds since the epoch (0 where unknown)."""
+
+    step: int
+    time: float
+    value: float
+
+
+class Metrics:
+    """Reads a run's scalars, only what is new at each :meth:`poll`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._offset = 0
+        self._identity: tuple[int, int] | None = None
+        self._loaders: dict[str, Any] = {}
+        self._order = 0
+        self._latest: dict[str, int] = {}
+        self.curves: dict[str, list[Point]] = {}
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Tag → last value, by tag. NaN and infinities are among them as the script wrote them."""
+        return {tag: points[-1].value for tag, points in sorted(self.curves.items())}
+
+    @property
+    def newest(self) -> tuple[str, Point] | None:
+        """The metric that was written last: losses and accuracies before anything else."""
+        if not self._latest:
+            return None
+        newest = max(self._latest.values())
+        # Tags of one line share their order; the one that people watch first is shown.
+        tags = [tag for tag, order in self._latest.items() if order == newest]
+        tag = min(tags, key=lambda name: (0 if "loss" in name else 1 if "acc" in name else 2, name))
+        return tag, self.curves[tag][-1]
+
+    def poll(self) -> None:
+        """Read what was written since the last call. Bad lines and damaged files are passed over."""
+        self._read_lines()
+        self._read_events()
+
+    def _add(self, tag: str, point: Point) -> None:
+        points = self.curves.get(tag)
+        if points is None:
+            if len(self.curves) >= MAX_TAGS:
+                return
+            points = self.curves[tag] = []
+        if len(points) >= MAX_POINTS:
+            del points[1:-1:2]
+        points.append(point)
+        self._latest[tag] = self._order
+
+    def _read_lines(self) -> None:
+        try:
+            with open(self._folder.metrics, "rb") as stream:
+                info = os.fstat(stream.fileno())
+                if self._identity != (info.st_dev, info.st_ino) or info.st_size < self._offset:
+                    self._identity, self._offset = (info.st_dev, info.st_ino), 0  # a new attempt wrote a new file
+                stream.seek(self._offset)
+                while line := stream.readline(MAX_LINE):
+                    if not line.endswith(b"\n") and len(line) < MAX_LINE:
+                        break  # still being written
+                    self._offset = stream.tell()
+                    self._read_line(line)
+        except OSError:
+            return
+
+    def finish(self) -> None:
+        """Read everything, and a last line even where its line end is missing."""
+        self.poll()
+        try:
+            with open(self._folder.metrics, "rb") as stream:
+                stream.seek(self._offset)
+                self._read_line(stream.readline(MAX_LINE))
+        except OSError:
+            return
+
+    def _read_line(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(values, dict):
+            return
+        self._order += 1
+        step, when = values.get("step"), values.get("time")
+        for tag, value in values.items():
+            if tag in ("step", "time") or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            before = self.curves.get(tag)
+            counted = int(step) if isinstance(step, (int, float)) and math.isfinite(step) else len(before or ())
+            self._add(str(tag), Point(counted, float(when) if isinstance(when, (int, float)) else 0.0, float(value)))
+
+    def _read_events(self) -> None:
+        for prefix, path in _event_files(self._folder):
+            loader = self._loaders.get(path)
+            try:
+                if loader is None:
+                    loader = self._loaders[path] = _event_loader(path)
+                events = list(loader.Load())
+            except Exception:  # noqa: BLE001, S112 - the reader of a damaged file may raise anything; metrics are extra
+                continue
+            if events:
+                self._order += 1
+            for event in events:
+                for tag, value in _scalars(event):
+                    self._add(prefix + tag, Point(int(event.step), float(event.wall_time), value))
+
+
+def _event_files(folder: RunFolder) -> Iterator[tuple[str, str]]:
+    for top in (folder.logs, folder.outputs):
+        for root, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                if ".tfevents." in name and not name.endswith(".profile-empty"):
+                    relative = os.path.relpath(root, top)
+                    yield ("" if relative == "." else relative.replace(os.sep, "/") + "/"), os.path.join(root, name)
+
+
+def _event_loader(path: str) -> Any:
+    # Loaded only where there is an event file: it brings numpy.
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return EventFileLoader(path)
+
+
+def _scalars(event: Any) -> Iterator[tuple[str, float]]:
+    from tensorboard.util import tensor_util
+
+    if not event.HasField("summary"):
+        return
+    for value in event.summary.value:
+        if value.metadata.plugin_data.plugin_name not in ("", "scalars"):
+            continue
+        if value.HasField("tensor"):
+            array = tensor_util.make_ndarray(value.tensor)
+            if array.size == 1 and array.dtype.kind in "fiu":
+                yield value.tag, float(array.reshape(-1)[0])
+        elif value.HasField("simple_value"):
+            yield value.tag, float(value.simple_value)
+
+
+def tail(path: str, lines: int = TAIL_LINES, limit: int = TAIL_BYTES) -> str:
+    """The last lines of a log, as text fit for a terminal: no escapes, progress bars reduced to their last state."""
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - limit))
+            data = stream.read(limit)
+    except OSError:
+        return ""
+    text = _ANSI.sub("", data.decode("utf-8", "replace"))
+    if size > limit and "\n" in text:
+        text = text.partition("\n")[2]
+    kept = []
+    for line in text.rstrip().split("\n"):
+        # What a terminal would show after carriage returns and backspaces.
+        visible = [part.replace("\x08", "") for part in line.split("\r") if part.strip("\x08 ")]
+        kept.append(_CONTROL.sub("", visible[-1]).rstrip() if visible else "")
+    return "\n".join(kept[-lines:])
+
+
+def progress(state: RunState, metrics: Metrics, now: float) -> str:
+    """One line about a living run: ``running, step 120, loss 0.034, 42s, 2/2 replicas``."""
+    parts = [state.phase if state.attempt <= 1 else f"{state.phase} (attempt {state.attempt})"]
+    if state.reason and state.phase not in (phases.RUNNING, phases.SUCCEEDED):
+        parts.append(state.reason)
+    newest = metrics.newest
+    if newest is not None:
+        tag, point = newest
+        parts += [f"step {point.step}", f"{tag} {point.value:.4g}"]
+    started = state.started_at or state.created_at
+    if started is not None:
+        parts.append(duration_text((state.finished_at or now) - started))
+    if state.replicas and not state.finished:
+        parts.append(f"{state.alive_replicas}/{len(state.replicas)} replicas")
+    return ", ".join(parts)
+
+
+def duration_text(seconds: float) -> str:
+    """``42s``, ``3m 05s``, ``2h 07m``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def ended_how(replica: ReplicaState) -> str:
+    """``exited with code 3`` or ``was ended by SIGKILL``."""
+    if replica.signal is not None:
+        return f"was ended by {signal_name(replica.signal)}"
+    return f"exited with code {replica.exit_code}"
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; ``signal 64`` where it has no name."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def failure_tails(state: RunState) -> list[tuple[str, str]]:
+    """The last lines of the replicas that failed, the first to fail first: ``(replica name, text)``."""
+    failed = [replica for replica in state.replicas if replica.phase == "failed"]
+    failed.sort(key=lambda replica: (replica.name != state.first_failure, replica.finished_at or 0.0))
+    tails = []
+    for replica in failed:
+        text = tail(replica.log)
+        if text:
+            tails.append(
+                (replica.name, f"{replica.name} {ended_how(replica)}. Its last lines ({replica.log}):\n{text}")
+            )
+    return tails
+
+
+def failure_reason(state: RunState) -> str:
+    """Why a run that ended badly did, in a line."""
+    if state.reason:
+        return state.reason
+    for replica in state.replicas:
+        if replica.name == state.first_failure:
+            return f"{replica.name} failed first: it {ended_how(replica)}"
+    return state.phase

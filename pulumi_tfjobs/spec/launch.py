@@ -1,0 +1,94 @@
+"""The launch plan: exactly what a target will start. Pure data, JSON-able; preview shows it, a target runs it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+# A replica's address is known only to the target (a free port here, a DNS name there). Where an environment value
+# or an argument needs one, the plan holds this placeholder and the target puts the address in.
+ADDRESS = "{{{{address:{type}:{index}}}}}"
+
+
+def address(replica_type: str, index: int) -> str:
+    """``{{address:worker:0}}``: replaced by the target with ``host:port`` of that replica."""
+    return ADDRESS.format(type=replica_type, index=index)
+
+
+@dataclass(frozen=True)
+class ReplicaPlan:
+    """One process to start.
+
+    ``argv`` starts with ``{{python}}`` (the environment's interpreter, which the target fills in).
+    ``env`` is merged over the user's variables and the target's own; values may hold address placeholders.
+    ``needs_port``: the replica listens on a port of its own. ``slot``: whether it takes an accelerator/slot.
+    ``decides``: part of the success policy (launchers and evaluators do not).
+    """
+
+    type: str
+    index: int
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    node: int = 0
+    local_rank: int = 0
+    needs_port: bool = False
+    slot: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.type}-{self.index}"
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How ranks find each other. ``gloo``: Horovod's rendezvous server with ``slots`` (one dict per rank: hostname,
+    rank, local_rank, cross_rank, size, local_size, cross_size). ``mpi``: one mpirun starts all ``worker`` replicas."""
+
+    kind: Literal["gloo", "mpi"]
+    slots: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything a target needs to start a run, less secrets and addresses.
+
+    ``env`` applies to every replica. ``success_policy`` is ``default`` (chief, else worker 0) or ``all_workers``.
+    Durations are seconds.
+    """
+
+    run_id: str
+    job: str
+    digest: str
+    replicas: tuple[ReplicaPlan, ...]
+    world_size: int
+    env: dict[str, str] = field(default_factory=dict)
+    hostfile: str = ""
+    rendezvous: Rendezvous | None = None
+    success_policy: Literal["default", "all_workers"] = "default"
+    max_run_duration_seconds: float | None = None
+    stop_grace_seconds: float = 10.0
+    use_gpu: bool = False
+
+    @property
+    def slots(self) -> int:
+        """How many slots the run takes while it runs."""
+        return sum(1 for replica in self.replicas if replica.slot)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def launch_plan_from_json(data: dict[str, Any]) -> LaunchPlan:
+    """The inverse of :meth:`LaunchPlan.to_json`."""
+    rendezvous = data.get("rendezvous")
+    return LaunchPlan(
+        **{
+            **data,
+            "replicas": tuple(
+                ReplicaPlan(**{**replica, "argv": tuple(replica["argv"])}) for replica in data["replicas"]
+            ),
+            "rendezvous": None
+            if rendezvous is None
+            else Rendezvous(kind=rendezvous["kind"], slots=tuple(rendezvous["slots"])),
+        }
+    )

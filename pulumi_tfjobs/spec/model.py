@@ -1,0 +1,193 @@
+"""What a job is: validated, normalised, immutable. Pure data; no pulumi, no grpc, no disk.
+
+``JobArgs`` (in :mod:`.args`) is what a user wrote; :class:`JobSpec` is what it means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Controller = Literal["gloo", "mpi"]
+WaitFor = Literal["submitted", "running", "succeeded"]
+OnCancel = Literal["detach", "stop"]
+
+DIGEST_VERSION = 1
+RUN_ID_DIGITS = 12
+
+
+def canonical_digest(value: Any) -> str:
+    """SHA-256 (hex) of the value's canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Single:
+    """One process."""
+
+    kind: Literal["single"] = "single"
+
+
+@dataclass(frozen=True)
+class Horovod:
+    """``nodes`` × ``processes_per_node`` ranks, all of them replicas of type ``worker``."""
+
+    nodes: int = 1
+    processes_per_node: int = 1
+    controller: Controller = "gloo"
+    kind: Literal["horovod"] = "horovod"
+
+
+@dataclass(frozen=True)
+class ParameterServer:
+    """TF_CONFIG with chief (optional), workers, parameter servers and an evaluator (optional)."""
+
+    workers: int = 1
+    parameter_servers: int = 1
+    chief: bool = False
+    evaluator: bool = False
+    kind: Literal["parameterServer"] = "parameterServer"
+
+
+@dataclass(frozen=True)
+class MultiWorker:
+    """TF_CONFIG for MultiWorkerMirroredStrategy: ``workers`` workers; with ``chief`` one more leads them."""
+
+    workers: int = 2
+    chief: bool = False
+    evaluator: bool = False
+    kind: Literal["multiWorker"] = "multiWorker"
+
+
+Distribution = Single | Horovod | ParameterServer | MultiWorker
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source directory.
+
+    ``path`` is relative with forward slashes, ``mode`` is ``x`` (executable), ``l`` (link; ``digest`` is of its target
+    text) or empty; ``digest`` is SHA-256 hex of the content; ``size`` bytes.
+    """
+
+    path: str
+    digest: str
+    size: int
+    mode: str = ""
+
+
+@dataclass(frozen=True)
+class SourceManifest:
+    """The files that make up a job's source. ``root`` (where they are now) is not part of the identity."""
+
+    root: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest([[f.path, f.mode, f.digest] for f in self.files])
+
+    @property
+    def size(self) -> int:
+        return sum(f.size for f in self.files)
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """The software that replicas run in.
+
+    ``requirements`` are PEP 508 lines, normalised and sorted, framework included. ``python`` is ``3.11``-like.
+    ``horovod`` and ``mpi`` add the cached Horovod wheel and Open MPI. With ``interpreter`` set (a user-managed
+    environment) nothing is built and the rest is empty.
+    """
+
+    requirements: tuple[str, ...] = ()
+    python: str = "3.11"
+    horovod: str = ""
+    mpi: bool = False
+    interpreter: str = ""
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest([list(self.requirements), self.python, self.horovod, self.mpi, self.interpreter])
+
+
+@dataclass(frozen=True)
+class TargetRef:
+    """Which compute target: its kind (``local``) and its own options, already validated by the target."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputData:
+    """A named input: a file or folder that the script reads, and the digest of its content."""
+
+    name: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job after validation: what decides its result (the identity) and how it is handled (the rest).
+
+    ``script_params`` are ``(flag, values)`` pairs in argv order; values are already text.
+    ``secret_variables`` names the environment variables whose values are secrets. ``unknown`` holds the property
+    paths whose values are not known yet (preview); a spec with unknowns has no digest and cannot be launched.
+    """
+
+    name: str
+    source: SourceManifest
+    entry_script: str
+    environment: EnvironmentSpec
+    target: TargetRef
+    distribution: Distribution = Single()
+    script_params: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    arguments: tuple[str, ...] = ()
+    environment_variables: dict[str, str] = field(default_factory=dict)
+    secret_variables: frozenset[str] = frozenset()
+    inputs: tuple[InputData, ...] = ()
+    use_gpu: bool = False
+    success_policy: Literal["default", "all_workers"] = "default"
+    rerun: str = ""
+    # Metadata: never part of the identity.
+    max_run_duration_seconds: float | None = None
+    stop_grace_seconds: float = 10.0
+    wait_for: WaitFor = "succeeded"
+    on_cancel: OnCancel = "detach"
+    delete_artifacts: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the result, as canonical JSON data."""
+        return {
+            "v": DIGEST_VERSION,
+            "source": self.source.digest,
+            "entryScript": self.entry_script,
+            "scriptParams": [[flag, list(values)] for flag, values in self.script_params],
+            "arguments": list(self.arguments),
+            "environment": self.environment.digest,
+            "environmentVariables": self.environment_variables,
+            "distribution": dict(vars(self.distribution)),
+            "inputs": [[i.name, i.digest] for i in self.inputs],
+            "useGpu": self.use_gpu,
+            "successPolicy": self.success_policy,
+            "rerun": self.rerun,
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex over :meth:`identity`. Raises ValueError while inputs are unknown."""
+        if self.unknown:
+            raise ValueError(f"digest of {self.name} is not known while {sorted(self.unknown)} are unknown")
+        return canonical_digest(self.identity())
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.name}-{self.digest[:RUN_ID_DIGITS]}"

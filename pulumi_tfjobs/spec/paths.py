@@ -1,0 +1,32 @@
+"""Property paths as Pulumi writes them: ``scriptParams["--lr"]``, ``pipPackages[1]``, ``distribution.workers``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+_PLAIN = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*\Z")
+
+
+def join(*parts: str | int) -> str:
+    """One path of keys (text) and list positions (numbers)."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif _PLAIN.match(part):
+            path += f".{part}" if path else part
+        else:
+            path += f"[{json.dumps(part, ensure_ascii=False)}]"
+    return path
+
+
+def within(path: str, outer: str) -> bool:
+    """Whether ``path`` is ``outer`` or something in it. Everything is in the empty path."""
+    return not outer or path == outer or path.startswith((f"{outer}.", f"{outer}["))
+
+
+def touches(path: str, paths: Iterable[str]) -> bool:
+    """Whether any of ``paths`` is ``path``, holds it, or is in it."""
+    return any(within(path, other) or within(other, path) for other in paths)

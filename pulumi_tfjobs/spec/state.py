@@ -1,0 +1,107 @@
+"""State of a run as a target reports it: pure data, JSON-able, standard library only.
+
+The local supervisor imports this module before anything else is there, so it must stay free of third-party
+imports and cheap to load (no dataclasses, no enum).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+# Phases of a run. The order is the order in which a run meets them.
+PENDING = "pending"  # reserved, nothing started
+PREPARING = "preparing"  # source snapshot, environment
+STARTING = "starting"  # replicas are being started
+RUNNING = "running"
+RESTARTING = "restarting"
+STOPPING = "stopping"  # decided; survivors are being ended
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+CANCELLED = "cancelled"
+TIMED_OUT = "timed_out"
+INTERRUPTED = "interrupted"  # the supervisor is gone and nobody recorded an end
+
+TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, INTERRUPTED})
+
+
+class ReplicaState(NamedTuple):
+    """One member of the process group.
+
+    ``phase``: pending, running, succeeded, failed, or ended (stopped by the launcher once the run was decided).
+    ``pid`` and ``start_ticks`` (clock ticks since boot, from /proc) together name a process; a pid alone never does.
+    ``exit_code`` is 0..255, ``signal`` a number when a signal ended it. Times are seconds since the epoch.
+    """
+
+    type: str
+    index: int
+    phase: str = PENDING
+    pid: int | None = None
+    start_ticks: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    log: str = ""
+    node: str = ""
+    address: str = ""
+    tf_config: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.type}-{self.index}"
+
+    @property
+    def alive(self) -> bool:
+        return self.phase == RUNNING
+
+
+class RunState(NamedTuple):
+    """One attempt of a run. ``reason`` says in a line why the phase is what it is.
+
+    ``first_failure`` names the replica that failed first (``worker-1``). ``launches`` counts how often the group was
+    started within this attempt (more than 1 where a port had been taken). ``heartbeat_at`` is when the
+    supervisor last wrote the record, ``updated`` a number that grows with each write.
+    """
+
+    run_id: str
+    attempt: int
+    phase: str
+    reason: str = ""
+    replicas: tuple[ReplicaState, ...] = ()
+    created_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    first_failure: str = ""
+    exit_code: int | None = None
+    hostfile: str = ""
+    launches: int = 0
+    supervisor_pid: int | None = None
+    supervisor_start_ticks: int | None = None
+    heartbeat_at: float | None = None
+    updated: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in TERMINAL
+
+    @property
+    def alive_replicas(self) -> int:
+        return sum(1 for replica in self.replicas if replica.alive)
+
+    def to_json(self) -> dict[str, Any]:
+        data = self._asdict()
+        data["replicas"] = [replica._asdict() for replica in self.replicas]
+        data["warnings"] = list(self.warnings)
+        return data
+
+
+def run_state_from_json(data: dict[str, Any]) -> RunState:
+    """The inverse of :meth:`RunState.to_json`; unknown keys (a newer writer) are ignored."""
+    known = {key: value for key, value in data.items() if key in RunState._fields}
+    known["replicas"] = tuple(
+        ReplicaState(**{key: value for key, value in item.items() if key in ReplicaState._fields})
+        for item in data.get("replicas", ())
+    )
+    known["warnings"] = tuple(data.get("warnings", ()))
+    return RunState(**known)

@@ -1,0 +1,1 @@
+"""Durable records of runs and content-addressed copies of their sources."""

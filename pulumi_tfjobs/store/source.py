@@ -1,0 +1,279 @@
+"""Source directories: what belongs to them, what they hash to, and private copies of them.
+
+Ignore rules are those of gitignore. At the root of a source directory the first of ``.tfjobsignore``, ``.amlignore``,
+``.gitignore`` that exists counts; where that is ``.gitignore``, nested ones count as in git.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pathspec import GitIgnoreSpec
+
+from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError
+from pulumi_tfjobs.spec.model import SourceFile, SourceManifest
+from pulumi_tfjobs.store.files import make_folder, sync_folder
+
+IGNORE_FILES = (".tfjobsignore", ".amlignore", ".gitignore")
+# What no job needs and what running the script by hand leaves behind. An ignore file can take it back (`!logs/`).
+ALWAYS_IGNORED = (
+    ".git/",
+    "__pycache__/",
+    "*.pyc",
+    ".ipynb_checkpoints/",
+    ".DS_Store",
+    ".pulumi/",
+    ".venv/",
+    "/outputs/",
+    "/logs/",
+)
+MAX_FILES = 100_000
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Ignore rules of a folder, to be matched against paths relative to ``base`` (itself relative to the root)."""
+
+    base: str
+    spec: GitIgnoreSpec
+
+
+# (path, size, mtime_ns, ctime_ns, inode) → digest. A plugin checks the same files for every job of a program.
+_hashed: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def hash_file(path: str, info: os.stat_result | None = None) -> str:
+    """SHA-256 (hex) of the file's content."""
+    info = info or os.stat(path)
+    key = (path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+    known = _hashed.get(key)
+    if known is None:
+        digest = hashlib.sha256()
+        with open(path, "rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        known = digest.hexdigest()
+        _hashed[key] = known
+    return known
+
+
+def scan(root: str, *, property_path: str = "sourceDirectory") -> SourceManifest:
+    """List and hash the files of a source directory.
+
+    Raises InvalidInputs with every problem: not a directory, unreadable, a link that leaves it, a device or socket,
+    a name that is not UTF-8, too many files. Nothing is written.
+    """
+    problems: list[InputProblem] = []
+    if not os.path.isdir(root):
+        found = "is a file" if os.path.exists(root) else "does not exist"
+        raise InvalidInputs(
+            [
+                InputProblem(
+                    property_path,
+                    f"{root} {found}",
+                    "a directory that holds the entry script",
+                    "name the directory relative to the Pulumi program, or by its absolute path",
+                )
+            ]
+        )
+    files: list[SourceFile] = []
+    for relative, entry in _walk(root, property_path, problems):
+        if len(files) >= MAX_FILES:
+            problems.append(
+                InputProblem(
+                    property_path,
+                    f"{root} has more than {MAX_FILES:,} files",
+                    f"at most {MAX_FILES:,} files",
+                    "name a narrower directory, or list what is not needed in .tfjobsignore",
+                )
+            )
+            break
+        try:
+            files.append(_describe(root, relative, entry))
+        except OSError as error:
+            problems.append(
+                InputProblem(
+                    property_path,
+                    f"{relative} cannot be read ({error.strerror})",
+                    "files that you may read",
+                    "give yourself permission, or list the file in .tfjobsignore",
+                )
+            )
+        except _Refused as refused:
+            problems.append(InputProblem(property_path, *refused.text))
+    if problems:
+        raise InvalidInputs(problems)
+    return SourceManifest(root=root, files=tuple(sorted(files, key=lambda file: file.path)))
+
+
+def digest_of(path: str, *, property_path: str) -> str:
+    """Digest of an input: a file's content, or a folder's manifest."""
+    if os.path.isdir(path):
+        return scan(path, property_path=property_path).digest
+    try:
+        return hash_file(os.path.realpath(path))
+    except OSError as error:
+        raise InvalidInputs(
+            [
+                InputProblem(
+                    property_path,
+                    f"{path} cannot be read ({error.strerror})",
+                    "an existing file or folder",
+                    "correct the path; it is relative to the Pulumi program",
+                )
+            ]
+        ) from None
+
+
+class _Refused(Exception):
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.text = (found, expected, fix)
+
+
+def _describe(root: str, relative: str, entry: os.DirEntry[str]) -> SourceFile:
+    info = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(info.st_mode):
+        target = os.readlink(entry.path)
+        resolved = os.path.realpath(entry.path)
+        inside = os.path.realpath(root)
+        if os.path.isabs(target) or os.path.commonpath([inside, resolved]) != inside:
+            raise _Refused(
+                f"{relative} is a link that leaves the directory (to {target})",
+                "links that stay inside the source directory",
+                "copy the file in, pass it as an input, or list the link in .tfjobsignore",
+            )
+        return SourceFile(relative, hashlib.sha256(target.encode()).hexdigest(), len(target), "l")
+    if not stat.S_ISREG(info.st_mode):
+        raise _Refused(
+            f"{relative} is a device, socket or pipe",
+            "regular files and links",
+            "remove it, or list it in .tfjobsignore",
+        )
+    return SourceFile(relative, hash_file(entry.path, info), info.st_size, "x" if info.st_mode & 0o100 else "")
+
+
+def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    always = GitIgnoreSpec.from_lines(ALWAYS_IGNORED)
+    chosen = next((name for name in IGNORE_FILES if os.path.isfile(os.path.join(root, name))), None)
+
+    def visit(folder: str, prefix: str, rules: tuple[_Rules, ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        own = chosen if not prefix else (".gitignore" if chosen == ".gitignore" else None)
+        if own is not None:
+            path = os.path.join(folder, own)
+            if os.path.isfile(path):
+                with open(path, encoding="utf-8", errors="replace") as stream:
+                    rules = (*rules, _Rules(prefix, GitIgnoreSpec.from_lines(stream)))
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            problems.append(
+                InputProblem(
+                    property_path,
+                    f"{prefix or folder} cannot be listed ({error.strerror})",
+                    "folders that you may read",
+                    "give yourself permission, or list the folder in .tfjobsignore",
+                )
+            )
+            return
+        for entry in entries:
+            relative = prefix + entry.name
+            try:
+                relative.encode("utf-8")
+            except UnicodeEncodeError:
+                problems.append(
+                    InputProblem(
+                        property_path,
+                        f"the name {relative.encode('utf-8', 'backslashreplace').decode()} is not UTF-8",
+                        "names in UTF-8",
+                        "rename the file",
+                    )
+                )
+                continue
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name in IGNORE_FILES:
+                continue  # it says what belongs to the source, and is no part of it: a comment in it retrains nothing
+            if _ignored(relative, is_folder, rules, always):
+                continue
+            if is_folder:
+                yield from visit(entry.path, relative + "/", rules)
+            else:
+                yield relative, entry
+
+    yield from visit(root, "", ())
+
+
+def _ignored(relative: str, is_folder: bool, rules: tuple[_Rules, ...], always: GitIgnoreSpec) -> bool:
+    name = relative + "/" if is_folder else relative
+    # The nearest file that says anything decides, as in git.
+    for rule in reversed(rules):
+        verdict = rule.spec.check_file(name[len(rule.base) :]).include
+        if verdict is not None:
+            return verdict
+    return bool(always.check_file(name).include)
+
+
+def snapshot(manifest: SourceManifest, sources: str) -> str:
+    """Copy the source into the content-addressed store, once; returns the copy's folder.
+
+    Raises InvalidInputs where the content is no longer what was hashed.
+    """
+    destination = os.path.join(sources, manifest.digest)
+    if os.path.isdir(destination):
+        return destination
+    make_folder(sources)
+    temporary = tempfile.mkdtemp(prefix=".copying-", dir=sources)
+    try:
+        _copy(manifest, manifest.root, temporary, verify=True)
+        try:
+            os.rename(temporary, destination)
+        except OSError:
+            if not os.path.isdir(destination):  # somebody else was first: the same content
+                raise
+            shutil.rmtree(temporary)
+        sync_folder(sources)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(f"the source could not be copied to {sources}: {error}") from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return destination
+
+
+def check_out(manifest: SourceManifest, snapshot_folder: str, destination: str) -> None:
+    """Make ``destination`` a private, writable copy of a snapshot. A half-made copy from before is replaced."""
+    if os.path.isdir(destination):
+        shutil.rmtree(destination)
+    make_folder(destination)
+    _copy(manifest, snapshot_folder, destination, verify=False)
+
+
+def _copy(manifest: SourceManifest, root: str, destination: str, *, verify: bool) -> None:
+    for file in manifest.files:
+        origin = os.path.join(root, file.path)
+        copy = os.path.join(destination, file.path)
+        make_folder(os.path.dirname(copy))
+        if file.mode == "l":
+            os.symlink(os.readlink(origin), copy)
+            continue
+        shutil.copyfile(origin, copy)
+        os.chmod(copy, 0o700 if file.mode == "x" else 0o600)
+        if verify and hash_file(copy) != file.digest:
+            raise InvalidInputs(
+                [
+                    InputProblem(
+                        "sourceDirectory",
+                        f"{file.path} changed while it was being copied",
+                        "a source that stays the same from preview to launch",
+                        "run `pulumi up` again",
+                    )
+                ]
+            )
