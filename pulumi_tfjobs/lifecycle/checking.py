@@ -12,7 +12,7 @@ from pulumi_tfjobs.plan import build_plan, preview_summary
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.args import parse_args
 from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceManifest, TargetRef, canonical_digest
-from pulumi_tfjobs.spec.suggest import closest
+from pulumi_tfjobs.spec.suggest import nearest
 from pulumi_tfjobs.spec.validate import build_spec
 from pulumi_tfjobs.store.source import digest_of, scan
 from pulumi_tfjobs.targets.base import Target
@@ -103,7 +103,7 @@ def _check_target(value: Any, unknown: frozenset[str]) -> tuple[Target | None, l
     try:
         cls = target_class(str(kind))
     except KeyError:
-        near = closest(str(kind), kinds())
+        near = nearest(str(kind), kinds())
         return None, [
             InputProblem(
                 "computeTarget.kind",

@@ -268,7 +268,7 @@ def parse_args(
         top = str(location[0]) if location else ""
         wrong.add(top)
         path = _path(location)
-        if not paths.touches(path, unknown) or error["type"] != "missing":
+        if error["type"] not in {"missing", "union_tag_not_found"} or not paths.touches(path, unknown):
             problems.append(_problem(error, path, secret))
     skipped |= wrong
     for key in wrong:
@@ -310,7 +310,7 @@ def _missing(key: str, given: Mapping[str, Any]) -> InputProblem:
     # A misspelled key is reported where it stands; here the likely slip is named too.
     near = nearest(key, [name for name in given if name not in KEYS])
     fix = f"rename `{near}` to `{key}`" if near else f"give `{key}`"
-    expected = JobArgs.model_fields[_field(key)].description or "a value"
+    expected = (JobArgs.model_fields[_field(key)].description or "a value").split(". ")[0]
     return InputProblem(key, "it is missing", expected.rstrip("."), fix)
 
 

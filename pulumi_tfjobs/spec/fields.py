@@ -31,9 +31,9 @@ def wrong(value: Any, expected: str, fix: str, *, found: str | None = None) -> P
 
 def number_text(value: float) -> str:
     """``3.0`` -> ``3``, ``0.01`` -> ``0.01``: the shortest text that reads back as the same number."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return str(int(value))
-    return repr(value)
+    if isinstance(value, int):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
 
 
 def _clean(text: str) -> str:
@@ -47,7 +47,7 @@ def _clean(text: str) -> str:
 
 
 def _finite(value: float) -> None:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise wrong(value, "a finite number", "give a number that JSON can hold")
 
 
@@ -206,7 +206,7 @@ def _param(value: Any) -> Any:
     return value
 
 
-def param_values(value: str | float | bool | list[str | int | float | bool] | None) -> tuple[str, ...]:  # noqa: FBT001
+def param_values(value: str | float | bool | list[str | int | float | bool] | None) -> tuple[str, ...]:
     """A script parameter's values as argv texts: none for null and the empty text, several for a list."""
     if value is None or value == "":
         return ()

@@ -1,8 +1,8 @@
 """Horovod's ranks: which process is which, and how it is told.
 
-The assignment is Horovod's own (its ``get_host_assignments``): ranks are given out host by host. ``local_rank`` counts
-the processes of one host; ``cross_rank`` counts the hosts that have a process with that local rank, and ``cross_size`` is
-how many these are, so it differs by local rank where hosts have different numbers of slots.
+The assignment is Horovod's own (its ``get_host_assignments``): ranks are given out host by host. ``local_rank``
+counts the processes of one host; ``cross_rank`` counts the hosts that have a process with that local rank, and
+``cross_size`` is how many these are, so it differs by local rank where hosts have different numbers of slots.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def hostfile(hosts: Iterable[Host], style: Literal["openmpi", "mpich"] = "openmp
 def rank_environment(slot: Slot, controller: Controller = "gloo") -> dict[str, str]:
     """Environment variables that tell one process its rank.
 
-    With ``gloo`` the rendezvous' address, port and interface are placeholders. With ``mpi`` only the controller is named:
-    ranks come from ``mpirun``.
+    With ``gloo`` the rendezvous' address, port and interface are placeholders. With ``mpi`` only the controller is
+    named: ranks come from ``mpirun``.
     """
     if controller == "mpi":
         return {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}

@@ -1,4 +1,4 @@
-"""When a run has succeeded or failed, from the phases of its replicas: Kubeflow's rules for a TFJob, and ours for Horovod.
+"""When a run has succeeded or failed, from the phases of its replicas: Kubeflow's rules, and ours for Horovod.
 
 Standard library only and cheap to import: the local supervisor uses it.
 

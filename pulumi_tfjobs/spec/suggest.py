@@ -1,4 +1,4 @@
-"""Guesses what a user meant by a name that is not known: typing errors, snake_case, and Azure ML v1's estimator names."""
+"""Guesses what a user meant by an unknown name: typing errors, snake_case, and Azure ML v1's estimator names."""
 
 from __future__ import annotations
 

@@ -1,0 +1,111 @@
+"""The component ``tfjobs:index:TensorFlow``, built in the plugin for programs in languages without this SDK (YAML).
+
+It needs the Pulumi SDK, which takes a second to load: nothing here is imported before the first Construct.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from pulumi_tfjobs.errors import InputProblem, InvalidInputs, TfJobsError
+from pulumi_tfjobs.provider.protos import import_pulumi, provider_pb2
+from pulumi_tfjobs.provider.training_job import OUTPUTS
+
+TYPE = "tfjobs:index:TensorFlow"
+
+ComponentClass = Callable[..., Any]
+
+
+def snake_case(name: str) -> str:
+    """``scriptParams`` → ``script_params``."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def integral(value: Any) -> Any:
+    """The value with whole numbers as ints, all the way down: the SDK reads every number as a float."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2.0**53:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: integral(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [integral(item) for item in value]
+    if hasattr(value, "apply") and hasattr(value, "is_known"):
+        return value.apply(integral)
+    return value
+
+
+class Components:
+    """Constructs components with the Pulumi SDK's own server code.
+
+    ``component``: the class to build, called with ``(name, opts=…, **arguments)``; default the one of the Python SDK.
+    """
+
+    def __init__(self, component: ComponentClass | None = None) -> None:
+        self._component = component
+        self._servicer: Any = None
+        self._loading = asyncio.Lock()
+
+    async def construct(
+        self, request: provider_pb2.ConstructRequest, context: Any, engine_address: str
+    ) -> provider_pb2.ConstructResponse:
+        """Build the component and its children in the engine. Raises InvalidInputs, TfJobsError."""
+        async with self._loading:
+            if self._servicer is None:
+                self._servicer = await asyncio.to_thread(self._load)
+        self._servicer.engine_address = engine_address
+        from pulumi.errors import InputPropertiesError, InputPropertyError, RunError
+
+        try:
+            response: provider_pb2.ConstructResponse = await self._servicer._construct(request, context)  # noqa: SLF001
+        except InputPropertiesError as error:
+            raise InvalidInputs([_problem(e["property_path"], e["reason"]) for e in error.errors or []]) from error
+        except InputPropertyError as error:
+            raise InvalidInputs([_problem(error.property_path, error.reason)]) from error
+        except RunError as error:
+            raise TfJobsError(str(error)) from error
+        return response
+
+    def _load(self) -> Any:
+        import_pulumi()
+        from pulumi import ResourceOptions
+        from pulumi.provider import ConstructResult, Provider
+        from pulumi.provider.server import ProviderServicer
+
+        component = self._component
+        if component is None:
+            component = import_module("pulumi_tfjobs.sdk.components").TensorFlow
+
+        class Built(Provider):
+            def construct(
+                self, name: str, resource_type: str, inputs: Any, options: ResourceOptions | None = None
+            ) -> ConstructResult:
+                if resource_type != TYPE:
+                    raise TfJobsError(f"there is no component {resource_type}. Expected: {TYPE}. Correct its type")
+                arguments = {snake_case(key): integral(value) for key, value in inputs.items()}
+                try:
+                    built = component(name, opts=options, **arguments)
+                except TypeError as error:
+                    raise InvalidInputs([_unknown_argument(error, inputs)]) from error
+                found = {key: getattr(built, snake_case(key), None) for key in OUTPUTS}
+                return ConstructResult(
+                    urn=built.urn, state={key: value for key, value in found.items() if value is not None}
+                )
+
+        return ProviderServicer(Built("0.1.0"), [], engine_address="")
+
+
+def _problem(path: str, reason: str) -> InputProblem:
+    return InputProblem(path, reason, "a usable value", "change it")
+
+
+def _unknown_argument(error: TypeError, inputs: Mapping[str, Any]) -> InputProblem:
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if named is None:
+        raise error
+    wanted = named.group(1)
+    path = next((key for key in inputs if snake_case(key) == wanted), wanted)
+    return InputProblem(path, "there is no such argument", f"an argument of {TYPE}", "correct its name or remove it")

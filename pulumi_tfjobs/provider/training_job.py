@@ -1,0 +1,406 @@
+"""The resource ``tfjobs:index:TrainingJob``: the engine's CRUD requests in terms of a run's life.
+
+What a job means, what a change does and how a run comes about is decided in :mod:`pulumi_tfjobs.lifecycle` and
+:mod:`pulumi_tfjobs.plan`; here it is put into the engine's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pulumi_tfjobs.errors import InvalidInputs, TfJobsError
+from pulumi_tfjobs.provider import wire
+from pulumi_tfjobs.provider.engine_log import EngineLog, Row
+from pulumi_tfjobs.provider.faults import InitFailed
+from pulumi_tfjobs.provider.protos import provider_pb2
+from pulumi_tfjobs.provider.wire import UNKNOWN
+from pulumi_tfjobs.spec import state as phases
+
+if TYPE_CHECKING:
+    from pulumi_tfjobs.lifecycle import PreviewInfo, ProgressCallback, ReadResult, RunResult
+    from pulumi_tfjobs.plan import Change
+    from pulumi_tfjobs.spec.model import JobSpec
+
+TYPE = "tfjobs:index:TrainingJob"
+SOURCE = "source"
+HIDDEN = "[secret]"
+
+OUTPUTS = (
+    "runId",
+    "digest",
+    "status",
+    "reason",
+    "attempt",
+    "exitCode",
+    "startedAt",
+    "finishedAt",
+    "durationSeconds",
+    "metrics",
+    "outputsDir",
+    "checkpointsDir",
+    "logs",
+    "tfConfig",
+    "hostfile",
+    "worldSize",
+)
+# What never changes as long as a resource is updated in place.
+STABLE = ("runId", "digest")
+
+UNSUCCESSFUL = phases.TERMINAL - {phases.SUCCEEDED}
+# Once cancelled, ending the wait takes no time, stopping a run its grace and a little. Beyond that something hangs.
+CANCEL_SECONDS = 10.0
+
+
+class Lifecycle(Protocol):
+    """What :mod:`pulumi_tfjobs.lifecycle` offers. Tests put something quicker in its place."""
+
+    def check(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        name: str,
+        directory: str,
+        unknown: frozenset[str],
+        secret: frozenset[str],
+    ) -> JobSpec: ...
+
+    def source_property(self, spec: JobSpec) -> dict[str, str]: ...
+
+    def preview(self, spec: JobSpec) -> PreviewInfo: ...
+
+    async def ensure(
+        self,
+        spec: JobSpec,
+        *,
+        inputs: Mapping[str, Any],
+        urn: str,
+        secrets: Mapping[str, str],
+        timeout: float | None,
+        cancelled: asyncio.Event,
+        progress: ProgressCallback,
+    ) -> RunResult: ...
+
+    async def read(self, resource_id: str, /) -> ReadResult | None: ...
+
+    async def delete(
+        self, resource_id: str, /, *, urn: str, inputs: Mapping[str, Any], progress: ProgressCallback
+    ) -> None: ...
+
+
+class Differ(Protocol):
+    """What :func:`pulumi_tfjobs.plan.diff` offers."""
+
+    def __call__(
+        self,
+        old_inputs: Mapping[str, Any],
+        new_inputs: Mapping[str, Any],
+        *,
+        old_digest: str,
+        new_digest: str | None,
+        unknown: frozenset[str],
+    ) -> Sequence[Change]: ...
+
+
+class _Checked(NamedTuple):
+    """Inputs as Check answered them, and what they mean."""
+
+    properties: dict[str, Any]
+    spec: JobSpec
+
+
+class TrainingJobs:
+    """Every TrainingJob of one engine.
+
+    ``directory``: what relative paths are relative to (the Pulumi program's folder).
+    """
+
+    def __init__(
+        self, directory: str, log: EngineLog, *, lifecycle: Lifecycle | None = None, differ: Differ | None = None
+    ) -> None:
+        self._directory = directory
+        self._log = log
+        self._given_lifecycle = lifecycle
+        self._given_differ = differ
+        self._checked: dict[str, _Checked] = {}
+        self._operations: set[asyncio.Event] = set()
+        self._cancelled = False
+
+    # Loaded late: the engine waits for the plugin's port, not for these.
+    @property
+    def _lifecycle(self) -> Lifecycle:
+        if self._given_lifecycle is None:
+            self._given_lifecycle = import_module("pulumi_tfjobs.lifecycle")
+        return self._given_lifecycle
+
+    @property
+    def _differ(self) -> Differ:
+        if self._given_differ is None:
+            differ: Differ = import_module("pulumi_tfjobs.plan").diff
+            self._given_differ = differ
+        return self._given_differ
+
+    def warm_up(self) -> None:
+        """Load what the first Check needs. For a thread."""
+        _ = self._lifecycle, self._differ
+
+    # Cancelling
+
+    def cancel(self) -> None:
+        """End every wait, now and until :meth:`begin`: a create may still be on its way here when the engine cancels."""
+        self._cancelled = True
+        for event in self._operations:
+            event.set()
+
+    def begin(self) -> None:
+        """An engine starts to use this plugin (again, where it was attached to)."""
+        self._cancelled = False
+
+    @contextlib.contextmanager
+    def _operation(self) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        if self._cancelled:
+            event.set()
+        self._operations.add(event)
+        try:
+            yield event
+        finally:
+            self._operations.discard(event)
+
+    # Check and Diff
+
+    async def check(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
+        """Every problem at once, or the inputs with the computed ``source``: file → short digest."""
+        given = wire.decode(request.news)
+        given.pop(SOURCE, None) if SOURCE in wire.decode(request.olds) else None
+        try:
+            spec = await self._specify(request.urn, given)
+        except InvalidInputs as error:
+            response = provider_pb2.CheckResponse(inputs=request.news)
+            for problem in error.problems:
+                response.failures.add(property=problem.path, reason=problem.reason)
+            return response
+        properties = {**given, SOURCE: self._lifecycle.source_property(spec)}
+        self._checked[request.urn] = _Checked(properties, spec)
+        return provider_pb2.CheckResponse(inputs=wire.encode(properties))
+
+    async def _specify(self, urn: str, properties: Mapping[str, Any]) -> JobSpec:
+        inputs = wire.split({key: value for key, value in properties.items() if key != SOURCE})
+        # In a thread: it reads the source folder, and the engine's other questions should not wait for that.
+        return await asyncio.to_thread(
+            lambda: self._lifecycle.check(
+                inputs.plain,
+                name=resource_name(urn),
+                directory=self._directory,
+                unknown=inputs.unknown,
+                secret=inputs.secret,
+            )
+        )
+
+    def _known(self, urn: str, properties: Mapping[str, Any]) -> JobSpec | None:
+        """What these inputs mean, where Check was just asked about the very same."""
+        checked = self._checked.get(urn)
+        return checked.spec if checked is not None and checked.properties == properties else None
+
+    async def _spec(self, urn: str, properties: Mapping[str, Any]) -> JobSpec:
+        return self._known(urn, properties) or await self._specify(urn, properties)
+
+    async def diff(self, request: provider_pb2.DiffRequest) -> provider_pb2.DiffResponse:
+        """What changed, property by property, and whether it trains again (replace) or not (update)."""
+        old_outputs = wire.split(wire.decode(request.olds)).plain
+        old = wire.split(wire.decode(request.old_inputs if request.HasField("old_inputs") else request.olds))
+        properties = wire.decode(request.news)
+        new = wire.split(properties)
+        old_digest = str(old_outputs.get("digest") or "")
+        changes = self._differ(
+            old.plain,
+            new.plain,
+            old_digest=old_digest,
+            new_digest=await self._digest(request.urn, properties, same_as=old_digest if new == old else ""),
+            unknown=new.unknown,
+        )
+        ignored = wire.matcher(list(request.ignoreChanges))
+        changes = [change for change in changes if change.klass != "nothing" and not ignored(change.path)]
+        response = provider_pb2.DiffResponse(hasDetailedDiff=True)
+        replaced = any(change.klass == "retrain" for change in changes)
+        for change in changes:
+            retrains = change.klass == "retrain"
+            response.detailedDiff[change.path].kind = _KINDS[change.kind, retrains]
+            response.detailedDiff[change.path].inputDiff = change.path.partition("[")[0] not in OUTPUTS
+            top = _top(change.path)
+            if top not in response.diffs:
+                response.diffs.append(top)
+            if retrains and top not in response.replaces:
+                response.replaces.append(top)
+        if not replaced:
+            response.stables.extend(STABLE)
+            if unfinished(old_outputs.get("status"), new.plain.get("waitFor")):
+                # Nothing that the user wrote has changed: the run has not become what was asked for.
+                response.detailedDiff["status"].kind = provider_pb2.PropertyDiff.UPDATE
+                response.diffs.append("status")
+        changed = bool(response.diffs)
+        response.changes = provider_pb2.DiffResponse.DIFF_SOME if changed else provider_pb2.DiffResponse.DIFF_NONE
+        return response
+
+    async def _digest(self, urn: str, properties: Mapping[str, Any], *, same_as: str) -> str | None:
+        spec = self._known(urn, properties)
+        if spec is None:
+            # No Check came before: a refresh shows how the state differs from itself, whatever the files are now.
+            if same_as:
+                return same_as
+            try:
+                spec = await self._specify(urn, properties)
+            except InvalidInputs:
+                return None
+        return None if spec.unknown else spec.digest
+
+    # Create and Update
+
+    async def create(self, request: provider_pb2.CreateRequest) -> provider_pb2.CreateResponse:
+        """Make the run exist and wait for it; in a preview, say what would be."""
+        properties = wire.decode(request.properties)
+        spec = await self._spec(request.urn, properties)
+        if request.preview:
+            outputs = await self._preview(spec, request.urn, properties)
+            return provider_pb2.CreateResponse(properties=wire.encode(outputs))
+        result = await self._ensure(spec, request.urn, properties, request.timeout)
+        outputs = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
+        if result.failure:
+            raise InitFailed(result.id, outputs, result.failure, request.properties)
+        return provider_pb2.CreateResponse(id=result.id, properties=outputs)
+
+    async def update(self, request: provider_pb2.UpdateRequest) -> provider_pb2.UpdateResponse:
+        """Go on with the run: wait for it again, make a new attempt where it failed, or just take new metadata."""
+        properties = wire.decode(request.news)
+        old = wire.decode(request.olds)
+        spec = await self._spec(request.urn, properties)
+        status = old.get("status")
+        if request.preview:
+            known = {} if unfinished(status, spec.wait_for) else {key: old[key] for key in OUTPUTS if key in old}
+            outputs = await self._preview(spec, request.urn, properties, known)
+            return provider_pb2.UpdateResponse(properties=wire.encode(outputs))
+        if old.get("digest") not in (None, spec.digest):
+            # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
+            found = await self._lifecycle.read(request.id)
+            outputs = {**(found.outputs if found is not None else old), **properties}
+            return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
+        result = await self._ensure(spec, request.urn, properties, request.timeout)
+        encoded = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
+        if result.failure:
+            raise InitFailed(request.id, encoded, result.failure, request.news)
+        return provider_pb2.UpdateResponse(properties=encoded)
+
+    async def _preview(
+        self, spec: JobSpec, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        info = await asyncio.to_thread(self._lifecycle.preview, spec)
+        if not known:
+            await self._log.info(urn, f"{info.summary}; {info.known}" if info.known else info.summary)
+        outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)
+        if info.digest is not None:
+            outputs.update(runId=info.run_id, digest=info.digest)
+        return {**outputs, **(known or {}), **properties}
+
+    async def _ensure(self, spec: JobSpec, urn: str, properties: Mapping[str, Any], timeout: float) -> RunResult:
+        inputs = wire.split(properties)
+        variables = inputs.plain.get("environmentVariables") or {}
+        row = self._log.row(urn)
+        with self._operation() as cancelled:
+            task = asyncio.ensure_future(
+                self._lifecycle.ensure(
+                    spec,
+                    inputs=wire.without(inputs.plain, inputs.secret, replacement=HIDDEN),
+                    urn=urn,
+                    secrets={name: str(variables[name]) for name in spec.secret_variables if name in variables},
+                    timeout=timeout if timeout > 0 else None,
+                    cancelled=cancelled,
+                    progress=_progress(row),
+                )
+            )
+            grace = CANCEL_SECONDS + (spec.stop_grace_seconds if spec.on_cancel == "stop" else 0.0)
+            result = await _until_cancelled(task, cancelled, grace)
+        await row.finish()
+        for _, text in result.tails:
+            await self._log.block(urn, text)
+        return result
+
+    # Read and Delete
+
+    async def read(self, request: provider_pb2.ReadRequest) -> provider_pb2.ReadResponse:
+        """The run as it is (refresh, import). The empty answer means: there is definitely none."""
+        found = await self._lifecycle.read(request.id)
+        if found is None:
+            return provider_pb2.ReadResponse()
+        known = wire.decode(request.inputs) if request.HasField("inputs") else {}
+        inputs = known or found.inputs
+        return provider_pb2.ReadResponse(
+            id=request.id,
+            properties=wire.encode({**found.outputs, **inputs}, nonfinite_as_text=True),
+            inputs=wire.encode(inputs, nonfinite_as_text=True),
+        )
+
+    async def delete(self, request: provider_pb2.DeleteRequest) -> None:
+        """Give the run up: end it where nobody else refers to it, keep what it made."""
+        inputs = request.old_inputs if request.HasField("old_inputs") else request.properties
+        row = self._log.row(request.urn)
+        await self._lifecycle.delete(
+            request.id, urn=request.urn, inputs=wire.split(wire.decode(inputs)).plain, progress=_progress(row)
+        )
+        await row.finish()
+
+
+def _progress(row: Row) -> ProgressCallback:
+    return lambda line: row(line.text, final=line.final)
+
+
+async def _until_cancelled(task: asyncio.Future[RunResult], cancelled: asyncio.Event, grace: float) -> RunResult:
+    """The task's result. It ends its own waiting when cancelled; where it does not in time, it is ended."""
+    waiter = asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait({task}, timeout=grace)
+        if task.done():
+            return task.result()
+        raise TfJobsError(
+            "the update was cancelled, and what it was doing did not end in time. Run `pulumi up` again: it goes on "
+            "with the same run"
+        )
+    finally:
+        waiter.cancel()
+        task.cancel()
+
+
+_KINDS = {
+    ("add", False): provider_pb2.PropertyDiff.ADD,
+    ("add", True): provider_pb2.PropertyDiff.ADD_REPLACE,
+    ("update", False): provider_pb2.PropertyDiff.UPDATE,
+    ("update", True): provider_pb2.PropertyDiff.UPDATE_REPLACE,
+    ("delete", False): provider_pb2.PropertyDiff.DELETE,
+    ("delete", True): provider_pb2.PropertyDiff.DELETE_REPLACE,
+}
+
+
+def unfinished(status: Any, wait_for: Any) -> bool:
+    """Whether a run of this status is not (or no longer) what a job with this ``waitFor`` asks for."""
+    if not isinstance(status, str):
+        return False
+    if status in UNSUCCESSFUL:
+        return True
+    if wait_for == "submitted":
+        return False
+    if wait_for == "running":
+        return status in (phases.PENDING, phases.PREPARING, phases.STARTING)
+    return status != phases.SUCCEEDED
+
+
+def resource_name(urn: str) -> str:
+    """The name in a URN: ``urn:pulumi:dev::project::tfjobs:index:TrainingJob::mnist`` → ``mnist``."""
+    return urn.split("::", 3)[-1]
+
+
+def _top(path: str) -> str:
+    return path.split(".", 1)[0].split("[", 1)[0]
