@@ -24,9 +24,12 @@ TAIL_BYTES = 16 * 1024
 MAX_POINTS = 10_000
 MAX_TAGS = 1_000
 MAX_LINE = 1 << 20
+MAX_TAIL_LINE = 1_000
+_MAX_STEP = 2**53  # what a JSON number holds exactly
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# Colours and cursor movements; titles and links (up to BEL or ST); other two-character escapes.
+_ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-Z\\^-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Point(NamedTuple):
@@ -109,18 +112,19 @@ class Metrics:
     def _read_line(self, line: bytes) -> None:
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if not isinstance(values, dict):
             return
         self._order += 1
-        step, when = values.get("step"), values.get("time")
-        for tag, value in values.items():
-            if tag in ("step", "time") or isinstance(value, bool) or not isinstance(value, (int, float)):
+        step, when = _number(values.get("step")), _number(values.get("time"))
+        for tag, item in values.items():
+            value = _number(item)
+            if tag in ("step", "time") or value is None:
                 continue
-            before = self.curves.get(tag)
-            counted = int(step) if isinstance(step, (int, float)) and math.isfinite(step) else len(before or ())
-            self._add(str(tag), Point(counted, float(when) if isinstance(when, (int, float)) else 0.0, float(value)))
+            known = step is not None and abs(step) <= _MAX_STEP  # false for NaN too
+            counted = int(step) if step is not None and known else len(self.curves.get(tag, ()))
+            self._add(tag, Point(counted, when if when is not None and math.isfinite(when) else 0.0, value))
 
     def _read_events(self) -> None:
         for prefix, path in _event_files(self._folder):
@@ -128,14 +132,21 @@ class Metrics:
             try:
                 if loader is None:
                     loader = self._loaders[path] = _event_loader(path)
-                events = list(loader.Load())
+                self._order += 1
+                for event in loader.Load():
+                    for tag, value in _scalars(event):
+                        self._add(prefix + tag, Point(int(event.step), float(event.wall_time), value))
             except Exception:  # noqa: BLE001, S112 - the reader of a damaged file may raise anything; metrics are extra
                 continue
-            if events:
-                self._order += 1
-            for event in events:
-                for tag, value in _scalars(event):
-                    self._add(prefix + tag, Point(int(event.step), float(event.wall_time), value))
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _event_files(folder: RunFolder) -> Iterator[tuple[str, str]]:
@@ -172,7 +183,8 @@ def _scalars(event: Any) -> Iterator[tuple[str, float]]:
 
 
 def tail(path: str, lines: int = TAIL_LINES, limit: int = TAIL_BYTES) -> str:
-    """The last lines of a log, as text fit for a terminal: no escapes, progress bars reduced to their last state."""
+    """The last lines of a log, as text fit for a terminal: no escapes, progress bars reduced to their last state, the
+    middle of very long lines left out. Empty where there is no log or it says nothing."""
     try:
         with open(path, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -184,11 +196,31 @@ def tail(path: str, lines: int = TAIL_LINES, limit: int = TAIL_BYTES) -> str:
     if size > limit and "\n" in text:
         text = text.partition("\n")[2]
     kept = []
-    for line in text.rstrip().split("\n"):
+    for line in text.rstrip().split("\n")[-lines:]:
         # What a terminal would show after carriage returns and backspaces.
-        visible = [part.replace("\x08", "") for part in line.split("\r") if part.strip("\x08 ")]
-        kept.append(_CONTROL.sub("", visible[-1]).rstrip() if visible else "")
-    return "\n".join(kept[-lines:])
+        states = [shown for part in line.split("\r") if (shown := _CONTROL.sub("", _backspaced(part)).rstrip())]
+        kept.append(_shortened(states[-1]) if states else "")
+    return "\n".join(kept).strip("\n")
+
+
+def _backspaced(text: str) -> str:
+    """What is left where a progress bar goes back over what it wrote."""
+    if "\x08" not in text:
+        return text
+    left: list[str] = []
+    for character in text:
+        if character != "\x08":
+            left.append(character)
+        elif left:
+            left.pop()
+    return "".join(left)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= MAX_TAIL_LINE:
+        return line
+    half = MAX_TAIL_LINE // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 def progress(state: RunState, metrics: Metrics, now: float) -> str:
@@ -222,6 +254,8 @@ def ended_how(replica: ReplicaState) -> str:
     """``exited with code 3`` or ``was ended by SIGKILL``."""
     if replica.signal is not None:
         return f"was ended by {signal_name(replica.signal)}"
+    if replica.exit_code is None:
+        return "ended, and nobody saw how"
     return f"exited with code {replica.exit_code}"
 
 
@@ -242,10 +276,8 @@ def failure_tails(state: RunState) -> list[tuple[str, str]]:
     tails = []
     for replica in failed:
         text = tail(replica.log)
-        if text:
-            tails.append(
-                (replica.name, f"{replica.name} {ended_how(replica)}. Its last lines ({replica.log}):\n{text}")
-            )
+        said = f"Its last lines ({replica.log}):\n{text}" if text else "It printed nothing"
+        tails.append((replica.name, f"{replica.name} {ended_how(replica)}. {said}"))
     return tails
 
 

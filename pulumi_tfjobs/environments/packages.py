@@ -25,7 +25,9 @@ _NO_NETWORK = re.compile(
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _DENIED = re.compile(r"\b(?:401|403)\b|unauthorized|forbidden", re.IGNORECASE)
 _BLAMED = (
-    re.compile(r"failed to (?:build|download|fetch)(?: and build)?:? `?([A-Za-z0-9][\w.-]*?)(?:==[^`\s]*)?[`\s]", re.I),
+    re.compile(
+        r"failed to (?:build|download|fetch)(?: and build)?:? `?([A-Za-z0-9][\w.-]*?)(?:==[^`\s]*)?[`\s]", re.IGNORECASE
+    ),
     re.compile(r"Because ([A-Za-z0-9][\w.-]*)\S* was not found"),
     re.compile(r"(?:no versions? of|only \S+ versions? of) ([A-Za-z0-9][\w.-]*?)(?:\[|[=<>!~]|\s)"),
     re.compile(r"Because ([A-Za-z0-9][\w.-]*?)(?:\[|[=<>!~]|\s)"),

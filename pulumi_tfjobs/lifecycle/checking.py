@@ -15,12 +15,14 @@ from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceManifest, TargetR
 from pulumi_tfjobs.spec.suggest import nearest
 from pulumi_tfjobs.spec.validate import build_spec
 from pulumi_tfjobs.store.source import digest_of, scan
-from pulumi_tfjobs.targets.base import Target
+from pulumi_tfjobs.targets.base import Capabilities, Target
 from pulumi_tfjobs.targets.registry import kinds, target_class
 
 SOURCE_PROPERTY = "source"
 # A source with more files than this is shown in a diff by folder, so that the state stays small.
 LISTED_FILES = 500
+# Where the target is not known yet or wrong in itself, nothing is said of what the job asks of it.
+_UNKNOWN_TARGET = Capabilities(slots=None, gpus=None, controllers=frozenset({"gloo", "mpi"}))
 
 
 def check(
@@ -36,8 +38,9 @@ def check(
     ``name`` is the resource's name, used where the inputs name no job. Relative paths are relative to ``directory``.
     ``unknown`` and ``secret`` are property paths; unknown values are left out of ``inputs``. Changes nothing.
     """
-    plain = {key: value for key, value in inputs.items() if key != SOURCE_PROPERTY}
-    args, problems = parse_args(plain, unknown)
+    # `source` as an earlier check computed it; anything else of that name is the user's, who means sourceDirectory.
+    plain = {key: value for key, value in inputs.items() if key != SOURCE_PROPERTY or not isinstance(value, Mapping)}
+    args, problems = parse_args(plain, unknown, secret=secret)
     source = _scan_source(plain.get("sourceDirectory"), directory, problems)
     data = _digest_inputs(plain.get("inputs"), directory, problems)
     target, target_problems = _check_target(plain.get("computeTarget"), unknown)
@@ -45,7 +48,7 @@ def check(
     spec: JobSpec | None = None
     if args is not None:
         ref = TargetRef(target.kind, dict(target.options)) if target is not None else TargetRef("local", {})
-        capabilities = target.capabilities() if target is not None else None
+        capabilities = target.capabilities() if target is not None else _UNKNOWN_TARGET
         spec, more = build_spec(
             args,
             name=name,
@@ -76,8 +79,8 @@ def _digest_inputs(inputs: Any, directory: str, problems: list[InputProblem]) ->
     found = []
     if isinstance(inputs, Mapping):
         for name, path in sorted(inputs.items()):
-            if not isinstance(path, str):
-                continue
+            if not isinstance(path, str) or not path:
+                continue  # said by parse_args and build_spec
             resolved = _resolve(path, directory)
             try:
                 digest = digest_of(resolved, property_path=f'inputs["{name}"]')
@@ -99,11 +102,14 @@ def _check_target(value: Any, unknown: frozenset[str]) -> tuple[Target | None, l
         value = {"kind": "local"}
     if not isinstance(value, Mapping):
         return None, []  # said by parse_args
-    kind = value.get("kind", "local")
+    given = {str(key): item for key, item in value.items() if item is not None}
+    kind = given.pop("kind", "local")
+    if not isinstance(kind, str) or not kind:
+        return None, []  # said by parse_args
     try:
-        cls = target_class(str(kind))
+        cls = target_class(kind)
     except KeyError:
-        near = nearest(str(kind), kinds())
+        near = nearest(kind, kinds())
         return None, [
             InputProblem(
                 "computeTarget.kind",
@@ -112,7 +118,7 @@ def _check_target(value: Any, unknown: frozenset[str]) -> tuple[Target | None, l
                 f"write kind: {near}" if near else "choose one of these, or install the package that brings it",
             )
         ]
-    options, problems = cls.check_options({key: item for key, item in value.items() if key != "kind"})
+    options, problems = cls.check_options(given)
     if problems:
         return None, [problem._replace(path=_below("computeTarget", problem.path)) for problem in problems]
     return cls.from_options(options), []
@@ -123,14 +129,23 @@ def _below(parent: str, path: str) -> str:
 
 
 def source_property(spec: JobSpec) -> dict[str, str]:
-    """File → short digest, so that a diff names the files that changed. Large sources are summed up by folder."""
+    """File → short digest, so that a diff names the files that changed.
+
+    Where there are more than 500, the folders at the top are summed up (``data/``), and the files there (``./``) where
+    they are too many themselves.
+    """
     files = spec.source.files
     if len(files) <= LISTED_FILES:
         return {f.path: f.digest[:12] + (f" {f.mode}" if f.mode else "") for f in files}
-    folders: dict[str, list[list[str]]] = {}
+    top = [f for f in files if "/" not in f.path]
+    groups: dict[str, list[list[str]]] = {}
     for f in files:
-        folders.setdefault(f.path.partition("/")[0] if "/" in f.path else f.path, []).append([f.path, f.mode, f.digest])
-    return {folder: f"{canonical_digest(entries)[:12]} ({len(entries)} files)" for folder, entries in folders.items()}
+        folder, _, inside = f.path.partition("/")
+        name = f"{folder}/" if inside else "./" if len(top) > LISTED_FILES else ""
+        if name:
+            groups.setdefault(name, []).append([f.path, f.mode, f.digest])
+    listed = {} if "./" in groups else {f.path: f.digest[:12] + (f" {f.mode}" if f.mode else "") for f in top}
+    return listed | {name: canonical_digest(entries)[:12] for name, entries in groups.items()}
 
 
 def preview(spec: JobSpec) -> PreviewInfo:
@@ -140,8 +155,9 @@ def preview(spec: JobSpec) -> PreviewInfo:
         return PreviewInfo(None, None, f"the run cannot be named before {unknown} is known", None)
     digest = spec.digest
     summary = preview_summary(build_plan(spec))
-    run = open_store(open_target(spec.target).namespace).by_digest(digest)
-    if run is None:
+    store = open_store(open_target(spec.target).namespace)
+    run = store.by_digest(digest)
+    if run is None or not os.path.isdir(store.folder(run.run_id).root):  # never run, or its folder was deleted
         return PreviewInfo(spec.run_id, digest, summary, None)
     known = {
         phases.SUCCEEDED: f"reuses the finished run {run.run_id}",

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
 from pulumi_tfjobs import observe
-from pulumi_tfjobs.errors import RunNotFound, TfJobsError
+from pulumi_tfjobs.errors import RunNotFound, StoreError, TfJobsError
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
 from pulumi_tfjobs.lifecycle.outputs import outputs_of
 from pulumi_tfjobs.plan import build_plan
@@ -21,6 +22,7 @@ from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.store.files import write_json
 from pulumi_tfjobs.store.source import check_out, snapshot
 from pulumi_tfjobs.targets.base import Progress
+from pulumi_tfjobs.targets.folder import RunFolder
 
 PROGRESS_SECONDS = 1.0
 START_LOCK_SECONDS = 0.05
@@ -71,6 +73,28 @@ async def _end(task: asyncio.Future[Any]) -> None:
             await task
 
 
+async def _whole(step: Coroutine[Any, Any, None]) -> None:
+    """A step that is never left half-way, with a thread still at it: a cancellation is heeded once it is done."""
+    task = asyncio.ensure_future(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(TfJobsError):
+            await task
+        raise
+
+
+@contextlib.contextmanager
+def _disk(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the folder of the run {folder.run_id} cannot be written ({error.strerror}: {error.filename}). Make it "
+            "writable and free disk space, then run `pulumi up` again"
+        ) from error
+
+
 class _Ensuring:
     """One call of :func:`ensure`: the run, where it is kept and where it runs."""
 
@@ -86,7 +110,11 @@ class _Ensuring:
         """Step 1: after this, whoever looks for the digest finds this run."""
         spec = self.spec
         self.progress(ProgressLine("reserving the run", phases.PENDING))
-        record = {"inputs": dict(inputs), "target": {"kind": spec.target.kind, **spec.target.options}}
+        record = {
+            "inputs": dict(inputs),
+            "target": {"kind": spec.target.kind, **spec.target.options},
+            "worldSize": build_plan(spec).world_size,
+        }
         run = await asyncio.to_thread(self.store.reserve, spec.run_id, spec.digest, spec.name, record, urn)
         self.folder = self.store.folder(run.run_id)  # of an earlier name, where another job had this content
 
@@ -111,10 +139,11 @@ class _Ensuring:
         """Tell how the run goes, once a second: a task of its own, so that reading metrics never delays the end."""
         metrics = observe.Metrics(self.folder)
         while True:
-            state = await self.target.state(self.folder, attempt)
-            if state is not None:
-                await asyncio.to_thread(metrics.poll)
-                self.progress(ProgressLine(observe.progress(state, metrics, time.time()), state.phase))
+            with contextlib.suppress(TfJobsError):  # whoever waits for the end says it
+                state = await self.target.state(self.folder, attempt)
+                if state is not None:
+                    await asyncio.to_thread(metrics.poll)
+                    self.progress(ProgressLine(observe.progress(state, metrics, time.time()), state.phase))
             await asyncio.sleep(PROGRESS_SECONDS)
 
     async def _start(self) -> tuple[int, RunState | None]:
@@ -139,10 +168,11 @@ class _Ensuring:
             report("copying the source")
             plan = build_plan(self.spec, self.folder.run_id)
             files = self.folder.attempt(attempt)
-            await asyncio.to_thread(self._check_out, files.source)
-            await asyncio.to_thread(write_json, files.plan, plan.to_json())
+            await _whole(asyncio.to_thread(self._check_out, files.source))
+            with _disk(self.folder):
+                await asyncio.to_thread(write_json, files.plan, plan.to_json())
             report("launching")
-            await self.target.launch(plan, self.folder, attempt, environment, self.secrets)
+            await _whole(self.target.launch(plan, self.folder, attempt, environment, self.secrets))
             await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
             return attempt, await self.target.state(self.folder, attempt)
 
@@ -152,7 +182,8 @@ class _Ensuring:
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
         """The run's start lock. It ends with this process, so a killed plugin never leaves it behind."""
-        handle = os.open(os.path.join(self.folder.root, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _disk(self.folder):
+            handle = os.open(os.path.join(self.folder.root, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
                 try:
@@ -167,27 +198,41 @@ class _Ensuring:
 
     async def leave(self, why: str) -> RunResult:
         """End waiting before the run has ended: leave it alone, or stop it, as the job asks."""
+        run_id = self.folder.run_id
+        try:
+            state, launched = await self._now()
+            if launched and not state.finished and self.spec.on_cancel == "stop":
+                grace = self.spec.stop_grace_seconds
+                state = await self.target.stop(self.folder, state.attempt, grace_seconds=grace) or state
+        except TfJobsError as error:
+            return await self._failed(f"{why}, and what became of {run_id} cannot be told: {error}")
+        if state.finished and state.phase != phases.CANCELLED:
+            return await self.result(state)  # it ended by itself just now
+        if not launched:
+            reason = f"{why} before {run_id} was launched. Nothing of it runs. Run `pulumi up` again to go on from here"
+        elif state.finished:
+            reason = f"{why}; {run_id} was stopped (onCancel: stop). Run `pulumi up` again for a new attempt"
+        elif self.spec.on_cancel == "stop":
+            reason = (
+                f"{why}; {run_id} could not be stopped (onCancel: stop): {state.reason or state.phase}. To stop it: "
+                "`pulumi destroy`"
+            )
+        else:
+            log = next((replica.log for replica in state.replicas if replica.log), "")
+            follow = f" To follow it: `tail -f {shlex.quote(log)}`." if log else ""
+            reason = (
+                f"{why}; {run_id} goes on in the background.{follow} To wait for it again: `pulumi up`. To stop it: "
+                "`pulumi destroy`"
+            )
+        return RunResult(self.resource_id, await self._outputs(state, final=state.finished), [reason], [])
+
+    async def _now(self) -> tuple[RunState, bool]:
+        """The last attempt's state, and whether it was launched at all."""
         run = await asyncio.to_thread(self.store.get, self.folder.run_id)
         attempt = run.attempts if run is not None else 0
         state = await self.target.state(self.folder, attempt) if attempt else None
-        run_id = self.folder.run_id
-        if state is not None and state.finished:
-            return await self.result(state)
-        if state is None:
-            state = RunState(run_id=run_id, attempt=attempt, phase=phases.PENDING)
-            reason = f"{why} before {run_id} was launched. Nothing of it runs. Run `pulumi up` again to go on from here"
-        elif self.spec.on_cancel == "stop":
-            stopped = await self.target.stop(self.folder, attempt, grace_seconds=self.spec.stop_grace_seconds)
-            state = stopped or state
-            reason = f"{why}; {run_id} was stopped (onCancel: stop). Run `pulumi up` again for a new attempt"
-        else:
-            log = state.replicas[0].log if state.replicas else self.folder.root
-            reason = (
-                f"{why}; {run_id} goes on in the background. To follow it: `tail -f {log}`. To wait for it again: "
-                "`pulumi up`. To stop it: `pulumi destroy`"
-            )
-        outputs = await self._outputs(state, final=False)
-        return RunResult(self.resource_id, outputs, [reason], [])
+        pending = RunState(run_id=self.folder.run_id, attempt=attempt, phase=phases.PENDING)
+        return state or pending, state is not None
 
     async def ended(self, waiting: asyncio.Future[RunState]) -> RunResult:
         """What waiting ended with. A run that could not be started is reserved all the same: its id goes into the
@@ -195,10 +240,21 @@ class _Ensuring:
         try:
             state = waiting.result()
         except TfJobsError as error:
-            run = await asyncio.to_thread(self.store.get, self.folder.run_id)
-            pending = RunState(self.folder.run_id, run.attempts if run is not None else 0, phases.PENDING, str(error))
-            return RunResult(self.resource_id, await self._outputs(pending, final=False), [str(error)], [])
+            return await self._failed(str(error))
         return await self.result(state)
+
+    async def _failed(self, why: str) -> RunResult:
+        """Outputs as far as they can be told, and why there are no better ones."""
+        try:
+            state, launched = await self._now()
+        except TfJobsError:
+            # The target does not answer: what the store noted last is as good as anything.
+            run = await asyncio.to_thread(self.store.get, self.folder.run_id)
+            state = RunState(self.folder.run_id, run.attempts if run else 0, run.status if run else phases.PENDING)
+            launched = False
+        if not launched:
+            state = state._replace(reason=why)
+        return RunResult(self.resource_id, await self._outputs(state, final=False), [why], [])
 
     async def result(self, state: RunState) -> RunResult:
         """Step 5: outputs, and why it is not as asked where it is not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from datetime import datetime, timezone
 from typing import Any
@@ -14,12 +15,15 @@ from pulumi_tfjobs.targets.folder import RunFolder
 
 
 def outputs_of(folder: RunFolder, state: RunState, *, digest: str, world_size: int, final: bool) -> dict[str, Any]:
-    """A run's outputs, camelCase. With ``final``, its curves are kept as ``curves.json``."""
+    """A run's outputs, camelCase. With ``final``, ``curves.json`` is kept: tag → (step, time, value)s."""
     metrics = observe.Metrics(folder)
     metrics.finish()
-    if final and metrics.curves and not os.path.exists(folder.curves):
+    if final and metrics.curves and not _kept(folder.curves, state):
         with contextlib.suppress(OSError):  # a full disk must not hide how the run ended
-            write_json(folder.curves, {tag: [list(p) for p in points] for tag, points in metrics.curves.items()})
+            write_json(
+                folder.curves,
+                {tag: [[p.step, p.time, _shown(p.value)] for p in points] for tag, points in metrics.curves.items()},
+            )
     ended = state.finished_at
     duration = None if state.started_at is None or ended is None else round(ended - state.started_at, 3)
     return {
@@ -32,8 +36,7 @@ def outputs_of(folder: RunFolder, state: RunState, *, digest: str, world_size: i
         "startedAt": _iso(state.started_at),
         "finishedAt": _iso(ended),
         "durationSeconds": duration,
-        # A state file holds no NaN; such a value is shown as text.
-        "metrics": {tag: value if _finite(value) else str(value) for tag, value in metrics.last.items()},
+        "metrics": {tag: _shown(value) for tag, value in metrics.last.items()},
         "outputsDir": folder.outputs,
         "checkpointsDir": folder.checkpoints,
         "logs": {replica.name: replica.log for replica in state.replicas},
@@ -43,8 +46,17 @@ def outputs_of(folder: RunFolder, state: RunState, *, digest: str, world_size: i
     }
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0.0
+def _kept(path: str, state: RunState) -> bool:
+    """Whether the curves were written since the attempt ended: those of an attempt before are replaced."""
+    try:
+        return os.stat(path).st_mtime >= (state.finished_at or 0.0)
+    except OSError:
+        return False
+
+
+def _shown(value: float) -> float | str:
+    """The value; as text where JSON has no number for it (NaN, infinities)."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -3,82 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from pulumi_tfjobs.errors import LaunchFailed, RunNotFound
+from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, ReadResult, open_store, open_target
 from pulumi_tfjobs.lifecycle.outputs import outputs_of
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import TargetRef
 from pulumi_tfjobs.spec.state import RunState
+from pulumi_tfjobs.store.runs import Run, RunStore
 from pulumi_tfjobs.targets.base import Target
-from pulumi_tfjobs.targets.registry import target_class
+from pulumi_tfjobs.targets.folder import RunFolder
+from pulumi_tfjobs.targets.registry import kinds, target_class
 
 
-def _parse_id(resource_id: str) -> tuple[type[Target], str, str]:
-    """``local/default/mnist-1a2b3c4d5e6f`` → target class, namespace, run id. Raises RunNotFound."""
+class _Found(NamedTuple):
+    store: RunStore
+    run: Run
+    record: dict[str, Any]
+    target: Target
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.store.folder(self.run.run_id)
+
+
+async def _find(resource_id: str) -> _Found | None:
+    """What ``local/default/mnist-1a2b3c4d5e6f`` names; None where there is definitely no such run.
+
+    Raises TargetUnavailable where its kind of target is not known here, StoreError.
+    """
     parts = resource_id.split("/")
-    if len(parts) == 3 and all(parts) and ".." not in parts:
-        with contextlib.suppress(KeyError):
-            return target_class(parts[0]), parts[1], parts[2]
-    raise RunNotFound(
-        f"{resource_id!r} is no id of a training job. Expected: <target kind>/<store>/<run id>, such as "
-        "local/default/mnist-1a2b3c4d5e6f"
-    )
-
-
-async def read(resource_id: str) -> ReadResult | None:
-    """The run as it is now; None where there is definitely none of that id. Raises TargetUnavailable, StoreError."""
-    try:
-        _, namespace, run_id = _parse_id(resource_id)
-    except RunNotFound:
+    if len(parts) != 3 or any(part in ("", ".", "..") or "\0" in part for part in parts):
         return None
+    kind, namespace, run_id = parts
+    try:
+        target_class(kind)
+    except KeyError:
+        raise TargetUnavailable(
+            f"{resource_id} is a run of a compute target of kind {kind!r}, which is not installed. Expected: an id "
+            f"<kind>/<store>/<run id>, of a kind out of {', '.join(kinds())}. To fix: correct the id, or install the "
+            "package that brings this target"
+        ) from None
     store = open_store(namespace)
     run = await asyncio.to_thread(store.get, run_id)
     record = None if run is None else await asyncio.to_thread(store.record, run_id)
     if run is None or record is None:
         return None
     options = {key: value for key, value in record["target"].items() if key != "kind"}
-    target = open_target(TargetRef(record["target"]["kind"], options))
-    folder = store.folder(run_id)
-    state = await target.state(folder, run.attempts) if run.attempts else None
+    return _Found(store, run, record, open_target(TargetRef(record["target"]["kind"], options)))
+
+
+async def read(resource_id: str) -> ReadResult | None:
+    """The run as it is now; None where there is definitely none of that id. Raises TargetUnavailable, StoreError."""
+    found = await _find(resource_id)
+    if found is None:
+        return None
+    store, run, record, target = found
+    state = await target.state(found.folder, run.attempts) if run.attempts else None
     if state is None:
-        state = RunState(run_id=run_id, attempt=run.attempts, phase=phases.PENDING)
-    await asyncio.to_thread(store.set_status, run_id, state.phase, state.finished_at)
+        state = RunState(run_id=run.run_id, attempt=run.attempts, phase=phases.PENDING)
+    await asyncio.to_thread(store.set_status, run.run_id, state.phase, state.finished_at)
     outputs = await asyncio.to_thread(
-        outputs_of, folder, state, digest=run.digest, world_size=_world_size(state), final=False
+        outputs_of, found.folder, state, digest=run.digest, world_size=int(record.get("worldSize", 1)), final=False
     )
-    return ReadResult(dict(record["inputs"]), outputs)
-
-
-def _world_size(state: RunState) -> int:
-    return max(1, sum(1 for replica in state.replicas if replica.type in ("chief", "worker")))
+    return ReadResult(dict(record.get("inputs", {})), outputs)
 
 
 async def delete(resource_id: str, *, urn: str, inputs: Mapping[str, Any], progress: ProgressCallback) -> None:
     """Drop ``urn``'s reference. The last one ends what lives and waits for it; record, outputs, checkpoints and logs
     stay, unless the inputs say ``deleteArtifacts``. A run that is not there is no error."""
-    try:
-        _, namespace, run_id = _parse_id(resource_id)
-    except RunNotFound:
+    found = await _find(resource_id)
+    if found is None:
         return
-    store = open_store(namespace)
-    run = await asyncio.to_thread(store.get, run_id)
-    record = None if run is None else await asyncio.to_thread(store.record, run_id)
-    if run is None or record is None:
-        return
+    store, run, _, target = found
+    run_id = run.run_id
     if await asyncio.to_thread(store.drop_reference, run_id, urn):
         progress(ProgressLine(f"{run_id} stays: other resources refer to it", run.status, final=True))
         return
-    options = {key: value for key, value in record["target"].items() if key != "kind"}
-    target = open_target(TargetRef(record["target"]["kind"], options))
-    folder = store.folder(run_id)
     if run.attempts:
         progress(ProgressLine(f"ending {run_id}", phases.STOPPING))
         grace = inputs.get("stopGraceSeconds")
-        state = await target.stop(folder, run.attempts, grace_seconds=float(grace) if grace is not None else None)
+        state = await target.stop(found.folder, run.attempts, grace_seconds=float(grace) if grace is not None else None)
         if state is not None:
             if not state.finished:
                 raise LaunchFailed(

@@ -1,0 +1,1 @@
+"""The Pulumi plugin: TensorFlow training jobs for the engine, over gRPC."""

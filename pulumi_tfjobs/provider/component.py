@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from pulumi_tfjobs.errors import InputProblem, InvalidInputs, TfJobsError
+from pulumi_tfjobs.errors import TfJobsError
 from pulumi_tfjobs.provider.protos import import_pulumi, provider_pb2
 from pulumi_tfjobs.provider.training_job import OUTPUTS
 
@@ -52,7 +52,7 @@ class Components:
     async def construct(
         self, request: provider_pb2.ConstructRequest, context: Any, engine_address: str
     ) -> provider_pb2.ConstructResponse:
-        """Build the component and its children in the engine. Raises InvalidInputs, TfJobsError."""
+        """Build the component and its children in the engine. Raises TfJobsError."""
         async with self._loading:
             if self._servicer is None:
                 self._servicer = await asyncio.to_thread(self._load)
@@ -62,9 +62,10 @@ class Components:
         try:
             response: provider_pb2.ConstructResponse = await self._servicer._construct(request, context)  # noqa: SLF001
         except InputPropertiesError as error:
-            raise InvalidInputs([_problem(e["property_path"], e["reason"]) for e in error.errors or []]) from error
+            reasons = [f"{e['property_path']}: {e['reason']}" for e in error.errors or []]
+            raise TfJobsError("\n".join([error.message, *reasons])) from error
         except InputPropertyError as error:
-            raise InvalidInputs([_problem(error.property_path, error.reason)]) from error
+            raise TfJobsError(f"{error.property_path}: {error.reason}") from error
         except RunError as error:
             raise TfJobsError(str(error)) from error
         return response
@@ -75,9 +76,7 @@ class Components:
         from pulumi.provider import ConstructResult, Provider
         from pulumi.provider.server import ProviderServicer
 
-        component = self._component
-        if component is None:
-            component = import_module("pulumi_tfjobs.sdk.components").TensorFlow
+        component: ComponentClass = self._component or import_module("pulumi_tfjobs.sdk.components").TensorFlow
 
         class Built(Provider):
             def construct(
@@ -85,27 +84,10 @@ class Components:
             ) -> ConstructResult:
                 if resource_type != TYPE:
                     raise TfJobsError(f"there is no component {resource_type}. Expected: {TYPE}. Correct its type")
-                arguments = {snake_case(key): integral(value) for key, value in inputs.items()}
-                try:
-                    built = component(name, opts=options, **arguments)
-                except TypeError as error:
-                    raise InvalidInputs([_unknown_argument(error, inputs)]) from error
+                built = component(name, opts=options, **{snake_case(k): integral(v) for k, v in inputs.items()})
                 found = {key: getattr(built, snake_case(key), None) for key in OUTPUTS}
                 return ConstructResult(
                     urn=built.urn, state={key: value for key, value in found.items() if value is not None}
                 )
 
         return ProviderServicer(Built("0.1.0"), [], engine_address="")
-
-
-def _problem(path: str, reason: str) -> InputProblem:
-    return InputProblem(path, reason, "a usable value", "change it")
-
-
-def _unknown_argument(error: TypeError, inputs: Mapping[str, Any]) -> InputProblem:
-    named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if named is None:
-        raise error
-    wanted = named.group(1)
-    path = next((key for key in inputs if snake_case(key) == wanted), wanted)
-    return InputProblem(path, "there is no such argument", f"an argument of {TYPE}", "correct its name or remove it")

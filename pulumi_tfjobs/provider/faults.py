@@ -1,7 +1,7 @@
 """Errors on their way to the engine: a clean status, a line to read, never a traceback.
 
-Status codes matter: for INTERNAL, UNKNOWN and DATA_LOSS the engine assumes that it no longer knows the resource's state,
-for every other code that nothing happened.
+Status codes matter: for INTERNAL, UNKNOWN and DATA_LOSS the engine assumes that it no longer knows the resource's
+state, for every other code that nothing happened.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def unexpected(error: BaseException, doing: str) -> str:
     summary = (str(error).strip().splitlines() or [""])[0]
     what = f"{type(error).__name__}: {summary}" if summary else type(error).__name__
     kept = f"The details are in {where}" if where else "Its details could not be written to a log"
-    return f"an error inside pulumi-resource-tfjobs ({what}). {kept}; please report it with them, it is not your program"
+    return (
+        f"an error inside pulumi-resource-tfjobs ({what}). {kept}; please report it with them, it is not your program"
+    )
 
 
 def log_path() -> str:

@@ -6,6 +6,8 @@ taken away again. The message modules stay where a later ``import pulumi`` finds
 their descriptors twice, which protobuf refuses.
 """
 
+# ruff: noqa: TC004 - the modules are imported below, in their own way
+
 from __future__ import annotations
 
 import os

@@ -150,7 +150,7 @@ class TrainingJobs:
     # Cancelling
 
     def cancel(self) -> None:
-        """End every wait, now and until :meth:`begin`: a create may still be on its way here when the engine cancels."""
+        """End every wait, now and until :meth:`begin`: a create may still be on its way while the engine cancels."""
         self._cancelled = True
         for event in self._operations:
             event.set()
@@ -175,7 +175,8 @@ class TrainingJobs:
     async def check(self, request: provider_pb2.CheckRequest) -> provider_pb2.CheckResponse:
         """Every problem at once, or the inputs with the computed ``source``: file → short digest."""
         given = wire.decode(request.news)
-        given.pop(SOURCE, None) if SOURCE in wire.decode(request.olds) else None
+        if isinstance(given.get(SOURCE), Mapping):
+            del given[SOURCE]  # computed before, and put back by `ignoreChanges`
         try:
             spec = await self._specify(request.urn, given)
         except InvalidInputs as error:
@@ -188,7 +189,7 @@ class TrainingJobs:
         return provider_pb2.CheckResponse(inputs=wire.encode(properties))
 
     async def _specify(self, urn: str, properties: Mapping[str, Any]) -> JobSpec:
-        inputs = wire.split({key: value for key, value in properties.items() if key != SOURCE})
+        inputs = wire.split(properties)
         # In a thread: it reads the source folder, and the engine's other questions should not wait for that.
         return await asyncio.to_thread(
             lambda: self._lifecycle.check(
@@ -267,10 +268,10 @@ class TrainingJobs:
             outputs = await self._preview(spec, request.urn, properties)
             return provider_pb2.CreateResponse(properties=wire.encode(outputs))
         result = await self._ensure(spec, request.urn, properties, request.timeout)
-        outputs = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
+        encoded = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
         if result.failure:
-            raise InitFailed(result.id, outputs, result.failure, request.properties)
-        return provider_pb2.CreateResponse(id=result.id, properties=outputs)
+            raise InitFailed(result.id, encoded, result.failure, request.properties)
+        return provider_pb2.CreateResponse(id=result.id, properties=encoded)
 
     async def update(self, request: provider_pb2.UpdateRequest) -> provider_pb2.UpdateResponse:
         """Go on with the run: wait for it again, make a new attempt where it failed, or just take new metadata."""
@@ -359,8 +360,9 @@ def _progress(row: Row) -> ProgressCallback:
 async def _until_cancelled(task: asyncio.Future[RunResult], cancelled: asyncio.Event, grace: float) -> RunResult:
     """The task's result. It ends its own waiting when cancelled; where it does not in time, it is ended."""
     waiter = asyncio.ensure_future(cancelled.wait())
+    either: set[asyncio.Future[Any]] = {task, waiter}
     try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             await asyncio.wait({task}, timeout=grace)
         if task.done():
@@ -400,6 +402,12 @@ def unfinished(status: Any, wait_for: Any) -> bool:
 def resource_name(urn: str) -> str:
     """The name in a URN: ``urn:pulumi:dev::project::tfjobs:index:TrainingJob::mnist`` → ``mnist``."""
     return urn.split("::", 3)[-1]
+
+
+def resource_type(urn: str) -> str:
+    """The type in a URN, without those of its parents."""
+    parts = urn.split("::", 3)
+    return parts[2].rpartition("$")[2] if len(parts) == 4 else ""
 
 
 def _top(path: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from google.protobuf import struct_pb2
 
 SIGNATURE_KEY: Final = "4dabf18193072939515e22adb298388d"
-SECRET_SIGNATURE: Final = "1b47061264138c4ac30d75fd1eb44270"
+SECRET_SIGNATURE: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - the same for everybody
 RESOURCE_SIGNATURE: Final = "5cf8f73096256a8f31e491e813e4eb8e"
 OUTPUT_SIGNATURE: Final = "d0e6a833031e9bbcd3f4e8bde6ca49a4"
 ASSET_SIGNATURE: Final = "c44067f5952c0a294b673a41bacd8c17"
@@ -319,7 +319,7 @@ def _split(value: Any, path: str, is_secret: bool, unknown: set[str], secret: se
 
 
 def without(plain: Mapping[str, Any], paths: frozenset[str], *, replacement: str) -> dict[str, Any]:
-    """Plain inputs without the values at ``paths``; in lists, where positions count, ``replacement`` stands for them."""
+    """Plain inputs without the values at ``paths``; in lists, where positions count, ``replacement`` stands there."""
 
     def strip(value: Any, path: str) -> Any:
         if isinstance(value, Mapping):

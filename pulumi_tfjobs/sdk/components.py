@@ -28,7 +28,7 @@ class TensorFlow(JobOutputs, pulumi.ComponentResource):
     ) -> None:
         """``args`` are those of :class:`~pulumi_tfjobs.sdk.types.JobArgs`; ``opts`` Pulumi's resource options."""
         super().__init__(TENSORFLOW, resource_name, {}, opts)
-        self.job = TrainingJob(resource_name, opts=pulumi.ResourceOptions(parent=self), **args)
+        self.job = TrainingJob(resource_name, opts=_child_options(self, opts), **args)
         self.register_outputs(self.outputs())
 
     def _job_output(self, name: str) -> Any:
@@ -37,3 +37,21 @@ class TensorFlow(JobOutputs, pulumi.ComponentResource):
     def outputs(self) -> Mapping[str, pulumi.Output[Any]]:
         """Every output by its camelCase name."""
         return {camel(name): getattr(self, name) for name in OUTPUTS}
+
+
+# Options that Pulumi does not hand down from a component, and that mean the job.
+_HANDED_DOWN = (
+    "additional_secret_outputs",
+    "custom_timeouts",
+    "delete_before_replace",
+    "depends_on",
+    "ignore_changes",
+    "replace_on_changes",
+    "retain_on_delete",
+    "version",
+)
+
+
+def _child_options(parent: pulumi.Resource, opts: pulumi.ResourceOptions | None) -> pulumi.ResourceOptions:
+    given = {name: getattr(opts, name, None) for name in _HANDED_DOWN}
+    return pulumi.ResourceOptions(parent=parent, **{name: value for name, value in given.items() if value is not None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isawaitable
 from typing import Any
 
 import pulumi
@@ -41,8 +42,28 @@ class TrainingJob(JobOutputs, pulumi.CustomResource):
 
 def job_inputs(args: Mapping[str, Any]) -> dict[str, Any]:
     """Python arguments → the provider's inputs: camelCase, unset ones left out."""
-    return {
+    found = {
         camel(key): value.to_inputs() if isinstance(value, (ComputeTarget, Distribution)) else value
         for key, value in args.items()
         if value is not None
     }
+    if "scriptParams" in found:
+        found["scriptParams"] = _flags(found["scriptParams"])
+    return found
+
+
+def _flags(params: Any) -> Any:
+    """Script params without None: Pulumi's SDK leaves None out of a map, and the flag would be lost."""
+    if isinstance(params, Mapping):
+        return {flag: _flag(value) for flag, value in params.items()}
+    return pulumi.Output.from_input(params).apply(_flags) if _is_later(params) else params
+
+
+def _flag(value: Any) -> Any:
+    if _is_later(value):
+        return pulumi.Output.from_input(value).apply(_flag)
+    return "" if value is None else value
+
+
+def _is_later(value: Any) -> bool:
+    return isinstance(value, pulumi.Output) or isawaitable(value)

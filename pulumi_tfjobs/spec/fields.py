@@ -46,7 +46,7 @@ def _clean(text: str) -> str:
     return text
 
 
-def _finite(value: float) -> None:
+def _finite(value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise wrong(value, "a finite number", "give a number that JSON can hold")
 

@@ -53,7 +53,7 @@ class LaunchPlan:
     """Everything a target needs to start a run, less secrets and addresses.
 
     ``env`` applies to every replica. ``success_policy`` is ``default`` (chief, else worker 0) or ``all_workers``.
-    Durations are seconds.
+    Durations are seconds. ``software`` is the environment in a few words, to be shown.
     """
 
     run_id: str
@@ -68,6 +68,7 @@ class LaunchPlan:
     max_run_duration_seconds: float | None = None
     stop_grace_seconds: float = 10.0
     use_gpu: bool = False
+    software: str = ""
 
     @property
     def slots(self) -> int:

@@ -139,6 +139,7 @@ class JobSpec:
     ``script_params`` are ``(flag, values)`` pairs in argv order; values are already text.
     ``secret_variables`` names the environment variables whose values are secrets. ``unknown`` holds the property
     paths whose values are not known yet (preview); a spec with unknowns has no digest and cannot be launched.
+    ``nodes`` is over how many (simulated) nodes the replicas are spread; Horovod has its own number.
     """
 
     name: str
@@ -162,6 +163,7 @@ class JobSpec:
     on_cancel: OnCancel = "detach"
     delete_artifacts: bool = False
     tags: dict[str, str] = field(default_factory=dict)
+    nodes: int = 1
     unknown: frozenset[str] = frozenset()
 
     def identity(self) -> dict[str, Any]:

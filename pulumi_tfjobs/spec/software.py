@@ -4,7 +4,7 @@ What is chosen where the user left it open:
 
 ==============  ==================================================================================================
 TensorFlow      tensorflow-cpu 2.15.1; with ``useGpu`` tensorflow[and-cuda] 2.15.1
-``==2.15.*``    with Horovod, an open or ranged TensorFlow becomes the version that Horovod's wheel is known to work with
+``==2.15.*``    with Horovod, an open or ranged TensorFlow becomes the version that Horovod is known to work with
 Python          3.11, or the newest that an older TensorFlow runs with
 Horovod         0.28.1, where the job is a Horovod job or names horovod itself
 ==============  ==================================================================================================
@@ -37,6 +37,7 @@ from pulumi_tfjobs.spec.versions import (
     works_with_horovod,
 )
 
+_FILES = (".whl", ".tar.gz", ".zip")
 _AND_CUDA_SINCE = Version("2.14")
 _OPTION_FIX = (
     "give packages as PEP 508 requirements, such as scikit-learn==1.5.2; options belong to the user's pip.conf"
@@ -62,6 +63,18 @@ class _Named(NamedTuple):
 def default_requirements(*, use_gpu: bool = False) -> tuple[str, ...]:
     """Requirements of a job that names no package."""
     return resolve(Software(use_gpu=use_gpu))[0].requirements
+
+
+def framework_text(environment: EnvironmentSpec) -> str:
+    """The environment's TensorFlow in words: ``tensorflow-cpu 2.15.1``; an interpreter is named as it is."""
+    if environment.interpreter:
+        return environment.interpreter
+    for text in environment.requirements:
+        requirement = Requirement(text)
+        if requirement.name in TENSORFLOW_DISTRIBUTIONS:
+            version = pinned(requirement.specifier)
+            return f"{requirement.name} {version or requirement.specifier}".strip()
+    return ""
 
 
 def resolve(wanted: Software) -> tuple[EnvironmentSpec, list[InputProblem]]:
@@ -93,25 +106,27 @@ def _parse(packages: tuple[str, ...], problems: list[InputProblem]) -> list[_Nam
     named = []
     for index, text in enumerate(packages):
         path = paths.join("pipPackages", index)
+        if text.strip().endswith(_FILES) and "@" not in text:
+            problems.append(_bad_requirement(path, text.strip(), "a file without a name"))
+            continue
         try:
             named.append(_Named(path, Requirement(text.strip())))
         except InvalidRequirement as error:
-            problems.append(_bad_requirement(path, text.strip(), error))
+            problems.append(_bad_requirement(path, text.strip(), str(error).splitlines()[0]))
     return named
 
 
-def _bad_requirement(path: str, text: str, error: InvalidRequirement) -> InputProblem:
+def _bad_requirement(path: str, text: str, reason: str) -> InputProblem:
     expected = "a PEP 508 requirement such as scikit-learn==1.5.2"
     if not text:
         return InputProblem(path, "it is empty", expected, "remove it")
     if text.startswith("-"):
         return InputProblem(path, f"{text!r} is an option of pip", expected, _OPTION_FIX)
-    if text.endswith((".whl", ".tar.gz", ".zip")) or "://" in text:
+    if text.endswith(_FILES) or "://" in text:
         return InputProblem(path, f"{text!r} names no package", expected, f"write `name @ {_url(text)}`")
     fix = f"say {text.replace('=', '==')}" if text.count("=") == 1 and "<=" not in text and ">=" not in text else None
     if fix is None and " " in text and not any(sign in text for sign in "<>=;@["):
         fix = "give each package as an item of its own"
-    reason = str(error).splitlines()[0]
     return InputProblem(path, f"{text!r} is no requirement ({reason})", expected, fix or "correct it")
 
 
@@ -270,8 +285,7 @@ def _with_horovod(framework: Requirement, path: str, problems: list[InputProblem
             f"{framework.name} {found}: {why_not_horovod(version, framework.specifier)}",
             expected,
             f"say {framework.name}=={near}, the nearest that works"
-            + (f' (frameworkVersion: "{near}")' if path == "frameworkVersion" else "")
-            + '; without Horovod, distributedBackend: "multi_worker" runs with newer TensorFlow too',
+            + (f' (frameworkVersion: "{near}")' if path == "frameworkVersion" else ""),
         )
     )
     return framework

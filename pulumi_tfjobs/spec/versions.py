@@ -1,7 +1,7 @@
 """Which versions go together: TensorFlow releases, the Pythons they run with, and Horovod.
 
-The Python ranges are those of TensorFlow's wheels. The Horovod table is measured (Horovod 0.28.1, its newest release) or
-taken from the versions that Horovod's own release was tested with.
+The Python ranges are those of TensorFlow's wheels. The Horovod table is measured (Horovod 0.28.1, its newest
+release) or taken from the versions that Horovod's own release was tested with.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ HOROVOD_TENSORFLOW = (
     HorovodRow(
         ">=2.16",
         "refused",
-        "with Keras 3 (TensorFlow 2.16 and later) Horovod's DistributedOptimizer silently does not reduce gradients, so "
-        "ranks drift apart without an error",
+        "with Keras 3 (TensorFlow 2.16 and later) Horovod's DistributedOptimizer silently does not reduce gradients, "
+        "so ranks drift apart without an error",
         "run here: 2.21 with Keras 3; BroadcastGlobalVariablesCallback crashes there too",
     ),
     HorovodRow(
@@ -155,7 +155,7 @@ def pythons_of(release: Version) -> list[tuple[int, int]]:
 
 
 def python_for(allowed: Iterable[Version]) -> str:
-    """The default Python for a choice of TensorFlow releases: 3.11 where any runs with it, else the newest that fits."""
+    """The default Python for a choice of releases: 3.11 where any runs with it, else the newest that fits."""
     fitting = {python for release in allowed for python in pythons_of(release)}
     if not fitting or (3, 11) in fitting:
         return DEFAULT_PYTHON
@@ -170,6 +170,7 @@ def horovod_row(version: Version) -> HorovodRow:
 
 
 def works_with_horovod(version: Version) -> bool:
+    """Whether a job may combine them: run here, or in the range that Horovod was released for."""
     return horovod_row(version).verdict != "refused"
 
 

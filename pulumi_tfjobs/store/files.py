@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from typing import Any
 
 FOLDER_MODE = 0o700
@@ -33,7 +34,7 @@ def sync_folder(path: str) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """Replace the file atomically and durably with the value's JSON (mode 0600)."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -53,5 +54,5 @@ def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as stream:
             return json.load(stream)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.errors import StoreError
-from pulumi_tfjobs.store.files import make_folder, read_json, write_json
+from pulumi_tfjobs.store.files import make_folder, read_json, sync_folder, write_json
 from pulumi_tfjobs.targets.folder import RunFolder
 
 SCHEMA_VERSION = 1
@@ -122,9 +122,22 @@ class RunStore:
             return [str(row[0]) for row in rows]
 
     def record(self, run_id: str) -> dict[str, Any] | None:
-        """The run's record as it was reserved, None where there is none."""
-        value = read_json(self.folder(run_id).record)
-        return value if isinstance(value, dict) else None
+        """The run's record as it was reserved, None where the run or its folder is gone.
+
+        Raises StoreError where it is there and cannot be read: that says nothing about the run.
+        """
+        folder = self.folder(run_id)
+        with self._errors():
+            value = read_json(folder.record)
+            if isinstance(value, dict) and isinstance(value.get("target"), dict):
+                return value
+            if not os.path.isdir(folder.root):
+                return None
+        raise StoreError(
+            f"the record of the run {run_id} is missing or damaged ({folder.record}). Expected: the JSON that was "
+            "written when the run was reserved. To fix: restore the file from a backup, or run `pulumi up`, which "
+            "writes it again"
+        )
 
     # Writing
 
@@ -136,12 +149,15 @@ class RunStore:
         """
         with self._writing() as connection:
             existing = self._select(connection, "WHERE digest = ?", digest)
+            created = time.time() if existing is None else existing.created
+            folder = self.folder(run_id if existing is None else existing.run_id)
+            for path in (folder.root, folder.outputs, folder.checkpoints, folder.logs):
+                make_folder(path)
+            if existing is None or not isinstance(read_json(folder.record), dict):  # somebody may have damaged it
+                names = {"runId": folder.run_id, "digest": digest, "job": existing.job if existing else job}
+                write_json(folder.record, {**record, **names, "created": created})
+                sync_folder(os.path.dirname(folder.root))
             if existing is None:
-                folder = self.folder(run_id)
-                for path in (folder.root, folder.outputs, folder.checkpoints, folder.logs):
-                    make_folder(path)
-                created = time.time()
-                write_json(folder.record, {**record, "runId": run_id, "digest": digest, "job": job, "created": created})
                 connection.execute(
                     "INSERT INTO runs (run_id, digest, job, created) VALUES (?, ?, ?, ?)",
                     (run_id, digest, job, created),
@@ -180,7 +196,11 @@ class RunStore:
         """Forget the run and delete its folder. The caller has made sure that nothing of it lives."""
         with self._writing() as connection:
             connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
-        shutil.rmtree(self.folder(run_id).root, ignore_errors=True)
+            # Renamed first: a run of this content that is reserved next must not find anything of this one.
+            removed = os.path.join(self.root, "runs", f".removed-{run_id}-{os.getpid()}-{time.time_ns()}")
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.folder(run_id).root, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     # Connections
 
@@ -218,14 +238,19 @@ class RunStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise StoreError(
                 f"the run store {self.root} cannot be used ({error}). Make the folder writable and free disk space, "
                 "or choose another with TFJOBS_HOME"
             ) from error
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the index of the run store {self.root} is damaged ({error}). Expected: the SQLite file index.db as "
+                "pulumi_tfjobs wrote it. To fix: restore it from a backup, or choose another store with TFJOBS_HOME"
+            ) from error
         except OSError as error:
             raise StoreError(
-                f"the run store {self.root} cannot be written ({error.strerror or error}: {error.filename}). "
+                f"the run store {self.root} cannot be used ({error.strerror or error}: {error.filename}). "
                 "Make the folder writable and free disk space, or choose another with TFJOBS_HOME"
             ) from error
 

@@ -6,18 +6,20 @@ Ignore rules are those of gitignore. At the root of a source directory the first
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pathspec import GitIgnoreSpec
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError
-from pulumi_tfjobs.spec.model import SourceFile, SourceManifest
+from pulumi_tfjobs.spec.model import SourceFile, SourceManifest, canonical_digest
 from pulumi_tfjobs.store.files import make_folder, sync_folder
 
 IGNORE_FILES = (".tfjobsignore", ".amlignore", ".gitignore")
@@ -47,6 +49,8 @@ class _Rules:
 
 # (path, size, mtime_ns, ctime_ns, inode) → digest. A plugin checks the same files for every job of a program.
 _hashed: dict[tuple[str, int, int, int, int], str] = {}
+# A file system's clock ticks: a file that was just written can be written again and look the same (as git's index).
+_SETTLED_NS = 2_000_000_000
 
 
 def hash_file(path: str, info: os.stat_result | None = None) -> str:
@@ -55,12 +59,14 @@ def hash_file(path: str, info: os.stat_result | None = None) -> str:
     key = (path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     known = _hashed.get(key)
     if known is None:
+        now = time.time_ns()
         digest = hashlib.sha256()
         with open(path, "rb") as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
         known = digest.hexdigest()
-        _hashed[key] = known
+        if now - max(info.st_mtime_ns, info.st_ctime_ns) > _SETTLED_NS:
+            _hashed[key] = known
     return known
 
 
@@ -114,22 +120,59 @@ def scan(root: str, *, property_path: str = "sourceDirectory") -> SourceManifest
 
 
 def digest_of(path: str, *, property_path: str) -> str:
-    """Digest of an input: a file's content, or a folder's manifest."""
-    if os.path.isdir(path):
-        return scan(path, property_path=property_path).digest
+    """Digest of an input: a file's content, or the names and contents of everything in a folder.
+
+    Data are read where they are, so links are followed and no ignore file counts. Raises InvalidInputs.
+    """
     try:
-        return hash_file(os.path.realpath(path))
-    except OSError as error:
+        real = os.path.realpath(path)
+        if os.path.isdir(real):
+            return canonical_digest([[name, hash_file(file)] for name, file in sorted(_data_files(real))])
+        return hash_file(_regular(real))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        at = _printable(error.filename) if isinstance(error, OSError) and error.filename else path
         raise InvalidInputs(
             [
                 InputProblem(
                     property_path,
-                    f"{path} cannot be read ({error.strerror})",
-                    "an existing file or folder",
+                    f"{at} cannot be read ({why})",
+                    "an existing file or folder that you may read",
                     "correct the path; it is relative to the Pulumi program",
                 )
             ]
         ) from None
+
+
+def _data_files(root: str) -> Iterator[tuple[str, str]]:
+    """``(name in the folder, path)`` of each file. Each folder is visited once, however links lead to it."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_raise):
+        info = os.stat(folder)
+        if (info.st_dev, info.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        folders.sort()
+        for name in names:
+            path = _regular(os.path.join(folder, name))
+            yield _printable(os.path.relpath(path, root)), path
+
+
+def _regular(path: str) -> str:
+    """The path. Raises OSError for what cannot be read to an end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is a device, socket or pipe", path)
+    return path
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _printable(name: str) -> str:
+    """The name as text that any encoding can carry."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class _Refused(Exception):
@@ -143,13 +186,16 @@ def _describe(root: str, relative: str, entry: os.DirEntry[str]) -> SourceFile:
         target = os.readlink(entry.path)
         resolved = os.path.realpath(entry.path)
         inside = os.path.realpath(root)
-        if os.path.isabs(target) or os.path.commonpath([inside, resolved]) != inside:
+        # Both ways: `../src/data` comes back here, and leads elsewhere from a copy under another name.
+        lexical = os.path.normpath(os.path.join(os.path.dirname(relative), target))
+        leaves = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
+        if leaves or os.path.commonpath([inside, resolved]) != inside:
             raise _Refused(
-                f"{relative} is a link that leaves the directory (to {target})",
+                f"{relative} is a link that leaves the directory (to {_printable(target)})",
                 "links that stay inside the source directory",
                 "copy the file in, pass it as an input, or list the link in .tfjobsignore",
             )
-        return SourceFile(relative, hashlib.sha256(target.encode()).hexdigest(), len(target), "l")
+        return SourceFile(relative, _digest_of_link(target), len(os.fsencode(target)), "l")
     if not stat.S_ISREG(info.st_mode):
         raise _Refused(
             f"{relative} is a device, socket or pipe",
@@ -159,6 +205,10 @@ def _describe(root: str, relative: str, entry: os.DirEntry[str]) -> SourceFile:
     return SourceFile(relative, hash_file(entry.path, info), info.st_size, "x" if info.st_mode & 0o100 else "")
 
 
+def _digest_of_link(target: str) -> str:
+    return hashlib.sha256(os.fsencode(target)).hexdigest()
+
+
 def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterator[tuple[str, os.DirEntry[str]]]:
     always = GitIgnoreSpec.from_lines(ALWAYS_IGNORED)
     chosen = next((name for name in IGNORE_FILES if os.path.isfile(os.path.join(root, name))), None)
@@ -166,10 +216,17 @@ def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterat
     def visit(folder: str, prefix: str, rules: tuple[_Rules, ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
         own = chosen if not prefix else (".gitignore" if chosen == ".gitignore" else None)
         if own is not None:
-            path = os.path.join(folder, own)
-            if os.path.isfile(path):
-                with open(path, encoding="utf-8", errors="replace") as stream:
-                    rules = (*rules, _Rules(prefix, GitIgnoreSpec.from_lines(stream)))
+            try:
+                rules = (*rules, *_read_rules(os.path.join(folder, own), prefix))
+            except OSError as error:
+                problems.append(
+                    InputProblem(
+                        property_path,
+                        f"{prefix}{own} cannot be read ({error.strerror})",
+                        "an ignore file that you may read",
+                        "give yourself permission",
+                    )
+                )
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -185,22 +242,20 @@ def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterat
             return
         for entry in entries:
             relative = prefix + entry.name
-            try:
-                relative.encode("utf-8")
-            except UnicodeEncodeError:
-                problems.append(
-                    InputProblem(
-                        property_path,
-                        f"the name {relative.encode('utf-8', 'backslashreplace').decode()} is not UTF-8",
-                        "names in UTF-8",
-                        "rename the file",
-                    )
-                )
-                continue
             is_folder = entry.is_dir(follow_symlinks=False)
             if entry.name in IGNORE_FILES:
                 continue  # it says what belongs to the source, and is no part of it: a comment in it retrains nothing
             if _ignored(relative, is_folder, rules, always):
+                continue
+            if not _is_utf8(entry.name):
+                problems.append(
+                    InputProblem(
+                        property_path,
+                        f"the name {_printable(relative)} is not UTF-8",
+                        "names in UTF-8",
+                        "rename it, or let .tfjobsignore leave it out",
+                    )
+                )
                 continue
             if is_folder:
                 yield from visit(entry.path, relative + "/", rules)
@@ -208,6 +263,21 @@ def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterat
                 yield relative, entry
 
     yield from visit(root, "", ())
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_rules(path: str, prefix: str) -> tuple[_Rules, ...]:
+    if not os.path.isfile(path):
+        return ()
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        return (_Rules(prefix, GitIgnoreSpec.from_lines(stream)),)
 
 
 def _ignored(relative: str, is_folder: bool, rules: tuple[_Rules, ...], always: GitIgnoreSpec) -> bool:
@@ -228,10 +298,9 @@ def snapshot(manifest: SourceManifest, sources: str) -> str:
     destination = os.path.join(sources, manifest.digest)
     if os.path.isdir(destination):
         return destination
-    make_folder(sources)
-    temporary = tempfile.mkdtemp(prefix=".copying-", dir=sources)
+    temporary = _temporary_folder(sources)
     try:
-        _copy(manifest, manifest.root, temporary, verify=True)
+        _copy(manifest, manifest.root, temporary)
         try:
             os.rename(temporary, destination)
         except OSError:
@@ -239,6 +308,19 @@ def snapshot(manifest: SourceManifest, sources: str) -> str:
                 raise
             shutil.rmtree(temporary)
         sync_folder(sources)
+    except (_Changed, FileNotFoundError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        what = f"{error.filename} was removed" if isinstance(error, FileNotFoundError) else str(error)
+        raise InvalidInputs(
+            [
+                InputProblem(
+                    "sourceDirectory",
+                    f"{what} while it was being copied",
+                    "a source that stays the same from preview to launch",
+                    "run `pulumi up` again",
+                )
+            ]
+        ) from None
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(f"the source could not be copied to {sources}: {error}") from None
@@ -248,32 +330,53 @@ def snapshot(manifest: SourceManifest, sources: str) -> str:
     return destination
 
 
+def _temporary_folder(sources: str) -> str:
+    try:
+        make_folder(sources)
+        return tempfile.mkdtemp(prefix=".copying-", dir=sources)
+    except OSError as error:
+        raise StoreError(
+            f"the source cannot be copied to {sources} ({error.strerror}). Make the folder writable and free disk "
+            "space, or choose another store with TFJOBS_HOME"
+        ) from None
+
+
 def check_out(manifest: SourceManifest, snapshot_folder: str, destination: str) -> None:
-    """Make ``destination`` a private, writable copy of a snapshot. A half-made copy from before is replaced."""
-    if os.path.isdir(destination):
-        shutil.rmtree(destination)
-    make_folder(destination)
-    _copy(manifest, snapshot_folder, destination, verify=False)
+    """Make ``destination`` a private, writable copy of a snapshot. A half-made copy from before is replaced.
+
+    Raises StoreError, also where the snapshot is not what its name says; it is then removed, to be made again.
+    """
+    try:
+        if os.path.isdir(destination):
+            shutil.rmtree(destination)
+        make_folder(destination)
+        _copy(manifest, snapshot_folder, destination)
+    except (_Changed, FileNotFoundError) as error:
+        shutil.rmtree(snapshot_folder, ignore_errors=True)
+        raise StoreError(
+            f"the kept copy of the source is damaged ({snapshot_folder}: {error}). It was removed; run `pulumi up` "
+            "again, which makes it anew"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"the source could not be copied to {destination}: {error}") from None
 
 
-def _copy(manifest: SourceManifest, root: str, destination: str, *, verify: bool) -> None:
+class _Changed(Exception):
+    """A copied file is not what the manifest says."""
+
+
+def _copy(manifest: SourceManifest, root: str, destination: str) -> None:
     for file in manifest.files:
         origin = os.path.join(root, file.path)
         copy = os.path.join(destination, file.path)
         make_folder(os.path.dirname(copy))
         if file.mode == "l":
-            os.symlink(os.readlink(origin), copy)
+            target = os.readlink(origin)
+            if _digest_of_link(target) != file.digest:
+                raise _Changed(f"{file.path} changed")
+            os.symlink(target, copy)
             continue
         shutil.copyfile(origin, copy)
         os.chmod(copy, 0o700 if file.mode == "x" else 0o600)
-        if verify and hash_file(copy) != file.digest:
-            raise InvalidInputs(
-                [
-                    InputProblem(
-                        "sourceDirectory",
-                        f"{file.path} changed while it was being copied",
-                        "a source that stays the same from preview to launch",
-                        "run `pulumi up` again",
-                    )
-                ]
-            )
+        if hash_file(copy) != file.digest:
+            raise _Changed(f"{file.path} changed")

@@ -45,8 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     reporter = Reporter()
     children = Children()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
         return _dispatch(parsed, rest, reporter, children)
     except SetupError as error:
@@ -101,4 +99,6 @@ if __name__ == "__main__":
             f"error: this is Python {sys.version.split()[0]}; the set-up needs 3.9 or later.\n"
             "  do:       name one: make PYTHON=python3.11 …"
         )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     sys.exit(main())

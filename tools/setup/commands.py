@@ -135,7 +135,7 @@ class Session:
         """
         found, why_not = engine.locate(self.paths)
         if found is None or not self.paths.python.exists():
-            what = "the Pulumi engine" if found is None else ".venv"
+            what = "Pulumi engine" if found is None else ".venv"
             raise SetupError(f"There is no {what} yet. {why_not}".rstrip(), fix="Run: make setup")
         added = pulumi_environment(self.paths, found.bin)
         make_backend_folder(added["PULUMI_BACKEND_URL"])

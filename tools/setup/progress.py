@@ -75,8 +75,10 @@ class Children:
         try:
             yield child
         finally:
-            if child.poll() is None:
+            if child.poll() != 0:
                 _end_group(child)
+            if child.stdout is not None:
+                child.stdout.close()
             with self._lock:
                 self._living.discard(child)
 
@@ -90,9 +92,8 @@ class Children:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
+    # The leader's end is not the group's: a compiler's helper may have outlived it, or ignore TERM.
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

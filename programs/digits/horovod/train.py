@@ -43,7 +43,9 @@ class Report(tf.keras.callbacks.Callback):  # type: ignore[misc]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--learning-rate", type=float, default=0.01, help="multiplied by the number of ranks; falls to 0 along a cosine")
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.01, help="multiplied by the number of ranks; falls to 0 along a cosine"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="of one rank")
     parser.add_argument("--seed", type=int, default=0, help="of weights and shuffling; the split is always the same")
     args = parser.parse_args()
@@ -60,9 +62,7 @@ def main() -> None:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 8.0 - 1.0).astype("float32")
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, random_state=0, stratify=labels
-    )
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     # All ranks must take the same number of steps, or the last allreduce waits for one that has ended.
     share = len(x_train) // size
     x_train, y_train = x_train[rank::size][:share], y_train[rank::size][:share]

@@ -53,9 +53,7 @@ def main() -> None:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 8.0 - 1.0).astype("float32")
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, random_state=0, stratify=labels
-    )
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
 
     steps = args.epochs * math.ceil(len(x_train) / args.batch_size)
     learning_rate = tf.keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)

@@ -65,9 +65,7 @@ def main() -> None:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 8.0 - 1.0).astype("float32")
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, random_state=0, stratify=labels
-    )
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     # There are no files to share out, so each worker takes every n-th example.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -1,6 +1,6 @@
-"""Handwritten digits with parameter servers, low-level: the variables live on the ps, workers update them on their own.
+"""Handwritten digits with parameter servers, low-level: variables live on the ps, each worker updates them on its own.
 
-The roles come from TF_CONFIG, as in {"cluster": {"ps": [...], "worker": [...]}, "task": {"type": "worker", "index": 0}}.
+The roles come from TF_CONFIG: {"cluster": {"ps": […], "worker": […]}, "task": {"type": "worker", "index": 0}}.
 By hand, without TF_CONFIG, `python train.py` is one worker that keeps the variables itself.
 """
 
@@ -23,6 +23,9 @@ tf1 = tf.compat.v1
 OUTPUTS = Path(os.environ.get("TFJOBS_OUTPUT_DIR", "outputs"))
 LOGS = Path(os.environ.get("TFJOBS_LOG_DIR", "logs"))
 METRICS = Path(os.environ.get("TFJOBS_METRICS_FILE", OUTPUTS / "metrics.jsonl"))
+# The first steps are slow and the workers do not start at the same time. Each takes a few, then waits for the others:
+# else the first might have done all the work before the last has imported TensorFlow.
+WARM_UP_STEPS = 2
 JOIN_SECONDS = 120.0
 
 
@@ -41,9 +44,7 @@ def load_data() -> tuple[Any, Any, Any, Any]:
 
     images, labels = load_digits(return_X_y=True)
     images = (images / 8.0 - 1.0).astype("float32")
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, random_state=0, stratify=labels
-    )
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
     return x_train, x_test, y_train, y_test
 
 
@@ -122,19 +123,18 @@ def main() -> None:
             save_summaries_steps=50,
             log_step_count_steps=None,
         ) as session:
-            # Start together; otherwise the first worker might finish the work before the second has imported TensorFlow.
-            session.run_step_fn(lambda step_context: step_context.session.run(join))
-            deadline = time.monotonic() + JOIN_SECONDS
-            while session.run_step_fn(lambda step_context: step_context.session.run(joined)) < workers:
-                if time.monotonic() > deadline:
-                    print(f"not all {workers} workers came within {JOIN_SECONDS:.0f} s: going on", flush=True)
-                    break
-                time.sleep(0.05)
-
             random = np.random.default_rng(args.seed + 100 * index)
             test = {x: x_test, y: y_test}
             now, own, reported = 0, 0, 0
             while now < last_step:
+                if own == WARM_UP_STEPS:
+                    session.run_step_fn(lambda step_context: step_context.session.run(join))
+                    deadline = time.monotonic() + JOIN_SECONDS
+                    while session.run_step_fn(lambda step_context: step_context.session.run(joined)) < workers:
+                        if time.monotonic() > deadline:
+                            print(f"not all {workers} workers came within {JOIN_SECONDS:.0f} s: going on", flush=True)
+                            break
+                        time.sleep(0.01)
                 batch = random.choice(len(x_train), args.batch_size, replace=False)
                 now, _ = session.run([step, train], {x: x_train[batch], y: y_train[batch]})
                 own += 1

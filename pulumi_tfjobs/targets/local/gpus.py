@@ -48,8 +48,8 @@ def _ask() -> list[tuple[str, str]]:
 
 
 def visible(gpus: Sequence[tuple[str, str]], outer: str | None) -> list[str]:
-    """The GPUs that are left of ``(index, uuid)`` pairs under an outer ``CUDA_VISIBLE_DEVICES``, as CUDA reads it: a list
-    of indices or (starts of) UUIDs, which ends at the first one that is not there."""
+    """The GPUs that are left of ``(index, uuid)`` pairs under an outer ``CUDA_VISIBLE_DEVICES``, as CUDA reads it: a
+    list of indices or (starts of) UUIDs, which ends at the first one that is not there."""
     if outer is None:
         return [index for index, _ in gpus]
     chosen: list[str] = []
@@ -57,7 +57,7 @@ def visible(gpus: Sequence[tuple[str, str]], outer: str | None) -> list[str]:
         if item.startswith("MIG-"):  # part of a GPU; nvidia-smi's list of GPUs does not name it
             chosen.append(item)
             continue
-        match = [index for index, uuid in gpus if item and (item == index or (item.startswith("GPU-") and uuid.startswith(item)))]
+        match = [i for i, uuid in gpus if item == i or (item.startswith("GPU-") and uuid.startswith(item))]
         if len(match) != 1:
             break
         chosen.append(match[0])
@@ -79,10 +79,13 @@ def share(plan: Mapping[str, Any], devices: Sequence[str]) -> dict[str, str]:
         f"{replica['type']}-{replica['index']}": devices[number % len(devices)] for number, replica in enumerate(taking)
     }
     seen.update(own)
-    if plan.get("rendezvous") is not None:
+    rendezvous = plan.get("rendezvous")
+    if rendezvous is not None:
         for replica in taking:
-            mates = sorted((r["local_rank"], r["index"], r["type"]) for r in taking if r["node"] == replica["node"])
+            # mpirun knows of no simulated nodes: its local ranks count all ranks of this machine.
+            same = [r for r in taking if rendezvous["kind"] == "mpi" or r["node"] == replica["node"]]
+            mates = sorted((r["node"], r["local_rank"], r["index"], r["type"]) for r in same)
             seen[f"{replica['type']}-{replica['index']}"] = ",".join(
-                dict.fromkeys(own[f"{kind}-{index}"] for _, index, kind in mates)
+                dict.fromkeys(own[f"{kind}-{index}"] for _, _, index, kind in mates)
             )
     return seen

