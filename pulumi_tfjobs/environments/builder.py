@@ -167,8 +167,10 @@ class _Work:
         make_environment(uv, self._folder.root, python)
         self._folder.root.chmod(0o700)
         packages = ["-r", str(pins), *([str(wheel)] if wheel is not None else [])]
-        self.say(f"installing {len(versions) + (wheel is not None)} packages")
-        if versions or wheel is not None:
+        # Direct references (name @ url) are among the pins, not among the versions.
+        count = len(pins.read_text("utf-8").splitlines()) + (wheel is not None)
+        self.say(f"installing {count} package{'' if count == 1 else 's'}")
+        if count:
             install(uv, self._folder.python, packages, dependencies=False, say=self.say, tick=self._tick)
         if wheel is not None:
             self.say("trying Horovod")

@@ -220,7 +220,8 @@ class JobArgs(_Inputs):
 
     @property
     def skipped(self) -> frozenset[str]:
-        """Properties that could not be read (each has a problem) and hold their default instead."""
+        """Properties that could not be read and hold their default, and keys that do not exist. Each has a problem,
+        except for those that are not known yet."""
         return self._skipped
 
 
@@ -279,7 +280,7 @@ def parse_args(
         args = JobArgs.model_validate(usable)
     except ValidationError:
         return None, sorted(set(problems))
-    args._skipped = frozenset(skipped & set(KEYS))  # noqa: SLF001 - the only writer
+    args._skipped = frozenset(skipped)  # noqa: SLF001 - the only writer
     return args, sorted(set(problems))
 
 
@@ -320,12 +321,12 @@ def _field(key: str) -> str:
 
 def _problem(error: ErrorDetails, path: str, secret: frozenset[str]) -> InputProblem:
     context = error.get("ctx") or {}
+    hidden = paths.touches(path, secret)
     if error["type"] == "tfjobs":
-        hidden = paths.touches(path, secret) and bool(context.get("value"))
-        found = str(context["hidden"] if hidden else context["found"])
-        return InputProblem(path, found, str(context["expected"]), str(context["fix"]))
+        found, fix = ("hidden", "hidden_fix") if hidden else ("found", "fix")
+        return InputProblem(path, str(context[found]), str(context["expected"]), str(context[fix]))
     location = error["loc"]
-    value = kind_of(error.get("input")) if paths.touches(path, secret) else show(error.get("input"))
+    value = kind_of(error.get("input")) if hidden else show(error.get("input"))
     if error["type"] == "extra_forbidden":
         inside = "distribution" if location[0] == "distribution" and len(location) > 1 else ""
         model = DISTRIBUTIONS.get(str(location[1]), JobArgs) if inside else JobArgs
@@ -338,7 +339,7 @@ def _problem(error: ErrorDetails, path: str, secret: frozenset[str]) -> InputPro
         near = nearest(tag, DISTRIBUTIONS)
         return InputProblem(
             "distribution.kind",
-            f"{tag!r} is no kind of distribution" if tag else "it is missing",
+            f"{'this' if hidden else repr(tag)} is no kind of distribution" if tag else "it is missing",
             "one of " + ", ".join(DISTRIBUTIONS),
             f"say `kind: {near or 'horovod'}`",
         )

@@ -20,11 +20,11 @@ _VARIABLE = re.compile(r"[^=\0]+\Z")
 def wrong(value: Any, expected: str, fix: str, *, found: str | None = None) -> PydanticCustomError:
     """The error that :func:`~.args.parse_args` turns into a problem. ``hidden`` is for secret values."""
     context = {
-        "value": True,
         "found": found or f"it is {show(value)}",
         "hidden": f"it is {kind_of(value)}",
         "expected": expected,
         "fix": fix,
+        "hidden_fix": "write it as expected; the value is a secret and not shown",
     }
     return PydanticCustomError("tfjobs", "{found}", context)
 

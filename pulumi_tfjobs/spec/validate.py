@@ -100,7 +100,8 @@ def build_spec(
         secret: Paths of secret values; ``environmentVariables`` is the only place for them.
 
     Returns:
-        The spec (None where there are problems) and every problem. A spec with ``unknown`` has no digest.
+        The spec and every problem found here. The spec is None where there are problems, those that
+        :func:`~.args.parse_args` found included. A spec with ``unknown`` has no digest.
     """
     hidden = unknown | args.skipped
     problems: list[InputProblem] = []
@@ -113,7 +114,6 @@ def build_spec(
         problems.extend(_check_target(args, distribution, target, capabilities))
     problems.extend(_check_variables(args, inputs))
     problems.extend(_check_expressions(args, hidden))
-    problems.extend(_check_secrets(secret))
     if args.success_policy != "default" and isinstance(distribution, Single) and distributed_known:
         problems.append(
             InputProblem(
@@ -123,9 +123,12 @@ def build_spec(
                 "remove successPolicy",
             )
         )
+    problems = [_without_value(problem) if paths.touches(problem.path, secret) else problem for problem in problems]
+    problems.extend(_check_secrets(args, secret))
     if source is None and paths.touches("sourceDirectory", hidden):
         source = _NOTHING
-    if problems or source is None:
+    unread = any(not paths.touches(key, unknown) for key in args.skipped)
+    if problems or unread or source is None:
         return None, sorted(set(problems))
     spec = JobSpec(
         name=own_name,
@@ -364,16 +367,29 @@ def _check_expressions(args: JobArgs, unknown: frozenset[str]) -> list[InputProb
     return found
 
 
-def _check_secrets(secret: frozenset[str]) -> list[InputProblem]:
+def _without_value(problem: InputProblem) -> InputProblem:
+    return problem._replace(found="its value, a secret that is not shown, is wrong", fix="write it as expected")
+
+
+def _check_secrets(args: JobArgs, secret: frozenset[str]) -> list[InputProblem]:
+    """Secrets where they could not be kept: on command lines, and in what an environment is made of."""
+    places = {
+        "scriptParams": (args.script_params, "command lines are seen by every process of the machine"),
+        "arguments": (args.arguments, "command lines are seen by every process of the machine"),
+        "pipPackages": (args.pip_packages, "packages are written down with the environment"),
+    }
     return [
         InputProblem(
             path,
-            "it is a secret, and command lines are seen by every process of the machine",
+            f"it is a secret, and {why}",
             "secrets in environmentVariables",
-            "pass it as an environment variable, and read that in the script",
+            "pass it as an environment variable, and read that in the script"
+            if key != "pipPackages"
+            else "name the package without credentials, and give these to pip or uv by its own configuration",
         )
-        for path in sorted(secret)
-        if paths.within(path, "scriptParams") or paths.within(path, "arguments")
+        for key, (value, why) in places.items()
+        for path in sorted({path or key for path in secret})
+        if value and paths.touches(path, {key})
     ]
 
 

@@ -72,6 +72,10 @@ FROM runs
 """
 
 
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("target"), dict)
+
+
 class RunStore:
     """One store. Safe to use from several threads and processes at once.
 
@@ -129,8 +133,8 @@ class RunStore:
         folder = self.folder(run_id)
         with self._errors():
             value = read_json(folder.record)
-            if isinstance(value, dict) and isinstance(value.get("target"), dict):
-                return value
+            if _is_record(value):
+                return dict(value)
             if not os.path.isdir(folder.root):
                 return None
         raise StoreError(
@@ -153,7 +157,7 @@ class RunStore:
             folder = self.folder(run_id if existing is None else existing.run_id)
             for path in (folder.root, folder.outputs, folder.checkpoints, folder.logs):
                 make_folder(path)
-            if existing is None or not isinstance(read_json(folder.record), dict):  # somebody may have damaged it
+            if existing is None or not _is_record(read_json(folder.record)):  # somebody may have damaged it
                 names = {"runId": folder.run_id, "digest": digest, "job": existing.job if existing else job}
                 write_json(folder.record, {**record, **names, "created": created})
                 sync_folder(os.path.dirname(folder.root))

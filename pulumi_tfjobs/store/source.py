@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pathspec import GitIgnoreSpec
-
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError
 from pulumi_tfjobs.spec.model import SourceFile, SourceManifest, canonical_digest
 from pulumi_tfjobs.store.files import make_folder, sync_folder
+from pulumi_tfjobs.store.ignore import IgnoreRules
 
 IGNORE_FILES = (".tfjobsignore", ".amlignore", ".gitignore")
 # What no job needs and what running the script by hand leaves behind. An ignore file can take it back (`!logs/`).
@@ -44,7 +43,7 @@ class _Rules:
     """Ignore rules of a folder, to be matched against paths relative to ``base`` (itself relative to the root)."""
 
     base: str
-    spec: GitIgnoreSpec
+    rules: IgnoreRules
 
 
 # (path, size, mtime_ns, ctime_ns, inode) → digest. A plugin checks the same files for every job of a program.
@@ -210,7 +209,7 @@ def _digest_of_link(target: str) -> str:
 
 
 def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    always = GitIgnoreSpec.from_lines(ALWAYS_IGNORED)
+    always = IgnoreRules(ALWAYS_IGNORED)
     chosen = next((name for name in IGNORE_FILES if os.path.isfile(os.path.join(root, name))), None)
 
     def visit(folder: str, prefix: str, rules: tuple[_Rules, ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -277,17 +276,16 @@ def _read_rules(path: str, prefix: str) -> tuple[_Rules, ...]:
     if not os.path.isfile(path):
         return ()
     with open(path, encoding="utf-8-sig", errors="replace") as stream:
-        return (_Rules(prefix, GitIgnoreSpec.from_lines(stream)),)
+        return (_Rules(prefix, IgnoreRules(stream)),)
 
 
-def _ignored(relative: str, is_folder: bool, rules: tuple[_Rules, ...], always: GitIgnoreSpec) -> bool:
-    name = relative + "/" if is_folder else relative
+def _ignored(relative: str, is_folder: bool, rules: tuple[_Rules, ...], always: IgnoreRules) -> bool:
     # The nearest file that says anything decides, as in git.
     for rule in reversed(rules):
-        verdict = rule.spec.check_file(name[len(rule.base) :]).include
+        verdict = rule.rules.verdict(relative[len(rule.base) :], is_folder=is_folder)
         if verdict is not None:
             return verdict
-    return bool(always.check_file(name).include)
+    return bool(always.verdict(relative, is_folder=is_folder))
 
 
 def snapshot(manifest: SourceManifest, sources: str) -> str:

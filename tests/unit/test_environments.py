@@ -184,7 +184,7 @@ def test_a_killed_build_ends_its_tools_and_is_done_again(hanging: tuple[str, Pat
     builder = start_build(requirement)
     tool = psutil.Process(int(fifo.read_text()))
     builder.kill()
-    builder.wait()
+    builder.communicate()
     fifo.unlink()
     assert not psutil.wait_procs([tool], timeout=DEADLINE_SECONDS)[1], "the tool outlived its builder"
     assert not environments.is_built(tiny(requirement))

@@ -7,3 +7,11 @@ Runs on the system's Python (3.9 or later) with the standard library alone, beca
     environments  the interpreters that training runs in, with Horovod
     all           the three, the slow ones side by side
 """
+
+import sys
+
+if sys.version_info < (3, 9):  # here, before any module that an older Python could not even read
+    sys.exit(
+        "error: this is Python {}; the set-up needs 3.9 or later.\n"
+        "  do:       install one, or name one that is there: make PYTHON=python3.11 ...".format(sys.version.split()[0])
+    )

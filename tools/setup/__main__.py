@@ -13,8 +13,6 @@ from . import commands
 from .errors import SetupError
 from .progress import Children, Reporter
 
-OLDEST_SYSTEM_PYTHON = (3, 9)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command of the set-up.
@@ -79,7 +77,7 @@ def _dispatch(parsed: argparse.Namespace, rest: list[str], reporter: Reporter, c
     elif parsed.what == "env":
         print(session.exports())
     elif parsed.what == "check":
-        return session.check()
+        return min(session.check(), 1)
     elif parsed.what == "clean":
         session.clean()
     elif parsed.what == "test":
@@ -94,11 +92,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    if sys.version_info < OLDEST_SYSTEM_PYTHON:
-        sys.exit(
-            f"error: this is Python {sys.version.split()[0]}; the set-up needs 3.9 or later.\n"
-            "  do:       name one: make PYTHON=python3.11 …"
-        )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     sys.exit(main())

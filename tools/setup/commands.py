@@ -79,7 +79,8 @@ class Session:
         if quiet_table:
             return
         if elapsed >= SHOW_TABLE_FROM_SECONDS:
-            self.reporter.line(table(self.timings.rows, elapsed, note="(engine and training side by side)"))
+            note = "" if only else "(engine and training side by side)"
+            self.reporter.line(table(self.timings.rows, elapsed, note=note))
         else:
             notes = ", ".join(f"{row.name} {row.note}" for row in self.timings.rows)
             self.reporter.say("setup", f"{notes} ({elapsed:.1f} s)")

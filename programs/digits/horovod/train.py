@@ -20,7 +20,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 OUTPUTS = Path(os.environ.get("TFJOBS_OUTPUT_DIR", "outputs"))
-LOGS = Path(os.environ.get("TFJOBS_LOG_DIR", "logs"))
 METRICS = Path(os.environ.get("TFJOBS_METRICS_FILE", OUTPUTS / "metrics.jsonl"))
 
 
@@ -28,7 +27,8 @@ def report(step: int, **scalars: float) -> None:
     """Append one line to the metrics file: the last value of each scalar becomes an output of the job."""
     METRICS.parent.mkdir(parents=True, exist_ok=True)
     with METRICS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **scalars}) + "\n")
+        rounded = {name: round(float(value), 6) for name, value in scalars.items()}
+        file.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
 class Report(tf.keras.callbacks.Callback):  # type: ignore[misc]
@@ -83,7 +83,7 @@ def main() -> None:
     )
     callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0)]
     if rank == 0:
-        callbacks += [tf.keras.callbacks.TensorBoard(str(LOGS), write_graph=False), Report()]
+        callbacks.append(Report())
     model.fit(
         x_train,
         y_train,

@@ -27,7 +27,8 @@ def report(step: int, **scalars: float) -> None:
     """Append one line to the metrics file: the last value of each scalar becomes an output of the job."""
     METRICS.parent.mkdir(parents=True, exist_ok=True)
     with METRICS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **scalars}) + "\n")
+        rounded = {name: round(float(value), 6) for name, value in scalars.items()}
+        file.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
 class Report(tf.keras.callbacks.Callback):  # type: ignore[misc]

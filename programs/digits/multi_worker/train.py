@@ -17,7 +17,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 OUTPUTS = Path(os.environ.get("TFJOBS_OUTPUT_DIR", "outputs"))
-LOGS = Path(os.environ.get("TFJOBS_LOG_DIR", "logs"))
 METRICS = Path(os.environ.get("TFJOBS_METRICS_FILE", OUTPUTS / "metrics.jsonl"))
 
 
@@ -25,7 +24,8 @@ def report(step: int, **scalars: float) -> None:
     """Append one line to the metrics file: the last value of each scalar becomes an output of the job."""
     METRICS.parent.mkdir(parents=True, exist_ok=True)
     with METRICS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **scalars}) + "\n")
+        rounded = {name: round(float(value), 6) for name, value in scalars.items()}
+        file.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
 class Report(tf.keras.callbacks.Callback):  # type: ignore[misc]
@@ -82,12 +82,11 @@ def main() -> None:
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-    callbacks = [tf.keras.callbacks.TensorBoard(str(LOGS), write_graph=False), Report()] if chief else []
     model.fit(
         train,
         epochs=args.epochs,
         validation_data=test,
-        callbacks=callbacks,
+        callbacks=[Report()] if chief else [],
         verbose=2 if chief else 0,
     )
 

@@ -33,7 +33,8 @@ def report(step: int, **scalars: float) -> None:
     """Append one line to the metrics file: the last value of each scalar becomes an output of the job."""
     METRICS.parent.mkdir(parents=True, exist_ok=True)
     with METRICS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **scalars}) + "\n")
+        rounded = {name: round(float(value), 6) for name, value in scalars.items()}
+        file.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
 def load_data() -> tuple[Any, Any, Any, Any]:
@@ -143,7 +144,7 @@ def main() -> None:
                     test_loss, test_accuracy = session.run_step_fn(
                         lambda step_context: step_context.session.run([loss, accuracy], test)
                     )
-                    report(reported, loss=float(test_loss), accuracy=float(test_accuracy))
+                    report(reported, loss=test_loss, accuracy=test_accuracy)
                     print(f"step {reported} of {last_step}: test accuracy {test_accuracy:.4f}", flush=True)
             print(f"worker {index} did {own} of {last_step} steps", flush=True)
 
@@ -151,7 +152,7 @@ def main() -> None:
                 now, test_loss, test_accuracy, values = session.run_step_fn(
                     lambda step_context: step_context.session.run([step, loss, accuracy, weights], test)
                 )
-                report(int(now), loss=float(test_loss), accuracy=float(test_accuracy))
+                report(int(now), loss=test_loss, accuracy=test_accuracy)
                 OUTPUTS.mkdir(parents=True, exist_ok=True)
                 np.savez(OUTPUTS / "model.npz", **{v.op.name: value for v, value in zip(weights, values, strict=True)})
                 print(f"test accuracy {test_accuracy:.4f}, loss {test_loss:.4f}", flush=True)

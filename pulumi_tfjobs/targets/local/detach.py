@@ -1,7 +1,8 @@
 """How a supervisor comes to life: detached, alone, and only then confirmed. Standard library only.
 
-The message on standard input is JSON: ``python`` (the environment's interpreter), ``secrets`` (environment variables for
-the replicas, never written anywhere), ``devices`` (GPUs). The answer on standard output is one line: ``started``, ``already`` (another supervisor has, or had, this attempt) or ``failed <why>``.
+The message on standard input is JSON: ``python`` (the environment's interpreter), ``secrets`` (environment variables
+for the replicas, never written anywhere), ``devices`` (GPUs). The answer on standard output is one line: ``started``,
+``already`` (another supervisor has, or had, this attempt) or ``failed <why>``.
 """
 
 from __future__ import annotations

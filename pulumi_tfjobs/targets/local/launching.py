@@ -111,7 +111,9 @@ class Launch:
             self._start_helper(self.helper, values)
         ready = []
         for member, replica in zip(self.replicas, self.plan["replicas"], strict=True):
-            own = {**replica, "env": {**replica["env"], "CUDA_VISIBLE_DEVICES": self._visible[member.name]}}
+            own = {**replica, "env": dict(replica["env"])}
+            if "CUDA_VISIBLE_DEVICES" not in self.plan["env"]:  # else the user has chosen
+                own["env"]["CUDA_VISIBLE_DEVICES"] = self._visible[member.name]
             env = replica_environment(self._base, self.plan, own, values)
             member.tf_config = env.get("TF_CONFIG", "")
             ready.append((member, [fill(part, values) for part in replica["argv"]], own, env))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pulumi_tfjobs.errors import LaunchFailed
@@ -43,6 +45,18 @@ def replicas_environment(variables: Mapping[str, str]) -> dict[str, str]:
         mine = os.path.join(own, "bin")
         kept["PATH"] = os.pathsep.join(part for part in kept["PATH"].split(os.pathsep) if part != mine)
     return kept
+
+
+@contextlib.contextmanager
+def alone(at: AttemptFolder) -> Iterator[None]:
+    """While held, nobody else makes this attempt ready. Ends with this process; the supervisor does not inherit it."""
+    os.makedirs(at.root, mode=0o700, exist_ok=True)
+    handle = os.open(at.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def make_ready(plan: LaunchPlan, folder: RunFolder, at: AttemptFolder) -> None:

@@ -104,7 +104,7 @@ class LocalTarget(Target):
         self, plan: LaunchPlan, folder: RunFolder, attempt: int, environment: str, secrets: Mapping[str, str]
     ) -> None:
         at = folder.attempt(attempt)
-        if os.path.exists(at.state) or statefile.is_locked(at.lock):
+        if _was_started(at):
             return
         python = shutil.which(environment)
         if python is None:
@@ -124,8 +124,10 @@ class LocalTarget(Target):
             "devices": self.devices() if plan.use_gpu else [],
         }
         try:
-            start.make_ready(plan, folder, at)
-            start.start_supervisor(at, message)
+            with start.alone(at):
+                if not _was_started(at):
+                    start.make_ready(plan, folder, at)
+                    start.start_supervisor(at, message)
         except OSError as error:
             raise LaunchFailed(f"{plan.run_id}: attempt {attempt} could not be started: {error}") from error
 
@@ -201,6 +203,10 @@ class LocalTarget(Target):
         if statefile.is_locked(at.lock):  # it does not react: end it, and what it would have ended
             _signal_supervisor(found, signal.SIGKILL, time.monotonic() + _STOP_MARGIN_SECONDS)
         return _interrupted(at)
+
+
+def _was_started(at: AttemptFolder) -> bool:
+    return os.path.exists(at.state) or statefile.is_locked(at.lock)
 
 
 def _interrupted(at: AttemptFolder) -> RunState | None:

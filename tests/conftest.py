@@ -1,0 +1,47 @@
+"""Fixtures of every test: a home of its own, and the certainty that no process of a run outlives the tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import fake_target
+from tests.helpers.processes import end_all, wait_until_gone
+
+LEFTOVER_SECONDS = 15.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """``TFJOBS_HOME`` of this test alone. It does not exist until something writes to it."""
+    path = tmp_path / "tfjobs-home"
+    monkeypatch.setenv("TFJOBS_HOME", str(path))
+    yield path
+    common = sys.modules.get("pulumi_tfjobs.lifecycle.common")
+    if common is not None:
+        for root in [root for root in common._stores if root.startswith(str(path))]:
+            common._stores.pop(root).close()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> fake_target.World:
+    """Compute targets of kind ``fake``: runs exist in memory, and end when the test says so."""
+    from pulumi_tfjobs.targets import registry
+
+    monkeypatch.setitem(registry.BUILT_IN, "fake", "tests.helpers.fake_target:FakeTarget")
+    created = fake_target.World()
+    monkeypatch.setattr(fake_target, "world", created)
+    return created
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test no process of any run that the tests started is alive."""
+    base = str(tmp_path_factory.getbasetemp())
+    yield
+    left = wait_until_gone(base, LEFTOVER_SECONDS)
+    end_all(left)
+    assert not left, "processes of runs were left behind:\n" + "\n".join(map(str, left))
