@@ -40,7 +40,7 @@ class IgnoreRules:
         self._patterns = [pattern for line in lines if (pattern := _parse(line)) is not None]
 
     def verdict(self, path: str, *, is_folder: bool) -> bool | None:
-        """Whether the path (relative to the ignore file's folder, with ``/``) is ignored; None where nothing is said."""
+        """Whether the path (relative to the ignore file's folder, with ``/``) is ignored; None: nothing is said."""
         name = path.rpartition("/")[2]
         for pattern in reversed(self._patterns):  # the last one that matches decides
             if pattern.only_folders and not is_folder:
@@ -101,10 +101,7 @@ def _translate(pattern: str) -> re.Pattern[str] | None:
         else:
             found += re.escape(character)
             at += 1
-    try:
-        return re.compile(found, re.DOTALL)
-    except re.error:  # a range from high to low
-        return None
+    return re.compile(found, re.DOTALL)
 
 
 def _bracket(pattern: str, start: int) -> tuple[str, int] | None:
@@ -128,11 +125,9 @@ def _bracket(pattern: str, start: int) -> tuple[str, int] | None:
         low, at = _member(pattern, at)
         if pattern[at : at + 1] == "-" and pattern[at + 1 : at + 2] not in {"]", ""}:
             high, at = _member(pattern, at + 1)
-            items += f"{re.escape(low)}-{re.escape(high)}" if low <= high else ""
+            items += f"{re.escape(low)}-{re.escape(high)}" if low <= high else re.escape(low)
         else:
             items += re.escape(low)
-    if not items:
-        return ("[^/]" if negated else "(?!)"), at + 1
     return f"(?!/)[{'^' if negated else ''}{items}]", at + 1
 
 

@@ -24,7 +24,6 @@ from pulumi_tfjobs.store.ignore import IgnoreRules
 IGNORE_FILES = (".tfjobsignore", ".amlignore", ".gitignore")
 # What no job needs and what running the script by hand leaves behind. An ignore file can take it back (`!logs/`).
 ALWAYS_IGNORED = (
-    ".git/",
     "__pycache__/",
     "*.pyc",
     ".ipynb_checkpoints/",
@@ -242,8 +241,8 @@ def _walk(root: str, property_path: str, problems: list[InputProblem]) -> Iterat
         for entry in entries:
             relative = prefix + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
-            if entry.name in IGNORE_FILES:
-                continue  # it says what belongs to the source, and is no part of it: a comment in it retrains nothing
+            if entry.name == ".git" or entry.name in IGNORE_FILES:
+                continue  # they say what belongs to the source, and are no part of it: a comment retrains nothing
             if _ignored(relative, is_folder, rules, always):
                 continue
             if not _is_utf8(entry.name):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from tests.conformance.suite import FOR_EVER, SERVER
 
 # A run is to fail within 10 s of its first failure; that is a promise to users and not a measurement.
 FAIL_SECONDS = 10.0
+
+
+def unlocked(path: str) -> bool:
+    return not statefile.is_locked(path)
 
 
 async def running(place: LocalPlace, folder: RunFolder) -> RunState:
@@ -158,6 +163,8 @@ async def small_place(small_disk: str) -> Any:
     place = LocalPlace(small_disk)
     yield place
     await place.close()
+    for folder, attempt in place.launched:  # the last state is there a moment before its writer has gone
+        await until(partial(unlocked, folder.attempt(attempt).lock), "the supervisor has gone")
 
 
 async def test_disk_full_while_logging(small_place: LocalPlace) -> None:

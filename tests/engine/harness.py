@@ -16,14 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
 from pulumi_tfjobs.store.runs import RunStore
 from tools.setup import engine
-from tools.setup.paths import default_paths, pulumi_environment
+from tools.setup.paths import CACHE_VARIABLE, default_paths, pulumi_environment
 
 DEADLINE = 60.0
 JOB = "tfjobs:index:TrainingJob"
@@ -59,6 +59,25 @@ if code:
     print("the loss is no number", flush=True)
 sys.exit(code)
 '''
+
+
+@cache
+def _engine_environment() -> dict[str, str]:
+    """What the set-up says that Pulumi is run with, and nothing that somebody has set for a real stack."""
+    paths = default_paths()
+    found, why_not = engine.locate(paths)
+    assert found is not None, f"there is no Pulumi engine ({why_not}); run: make setup"
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key == CACHE_VARIABLE or not key.startswith(("PULUMI_", "TFJOBS_"))
+    }
+    return {**kept, **pulumi_environment(paths, found.bin, kept)}
+
+
+def urn_of(name: str) -> str:
+    """The URN of a job at the top of the program."""
+    return f"urn:pulumi:{STACK}::project::{JOB}::{name}"
 
 
 def name_of(urn: str) -> str:
@@ -207,6 +226,7 @@ class Project:
 
     root: Path
     pulumi_home: Path
+    folder: Path = field(init=False)
     gate: Gate = field(init=False)
     environment: dict[str, str] = field(init=False)
 
@@ -216,16 +236,13 @@ class Project:
         self._short = tempfile.mkdtemp(prefix="tfjobs-")  # a socket's path must be short
         self.gate = Gate(os.path.join(self._short, "gate"))
         self.environment = self._environment()
+        self.folder = self.root / "program"
         self.folder.mkdir()
         (self.root / "backend").mkdir()
         self.write("train.py", SCRIPT)
         self.launches.touch()
 
     # Where things are
-
-    @property
-    def folder(self) -> Path:
-        return self.root / "program"
 
     @property
     def home(self) -> Path:
@@ -241,15 +258,8 @@ class Project:
         return self.root / "launches"
 
     def _environment(self) -> dict[str, str]:
-        paths = default_paths()
-        found, why_not = engine.locate(paths)
-        assert found is not None, f"there is no Pulumi engine ({why_not}); run: make setup"
-        # What somebody set for a real stack is no business of a test.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "TFJOBS_"))}
-        kept |= {k: v for k, v in os.environ.items() if k == "PULUMI_TFJOBS_CACHE"}
         return {
-            **kept,
-            **pulumi_environment(paths, found.bin, kept),
+            **_engine_environment(),
             "PULUMI_BACKEND_URL": f"file://{self.root / 'backend'}",
             "PULUMI_HOME": str(self.pulumi_home),
             "PULUMI_CONFIG_PASSPHRASE": "test",

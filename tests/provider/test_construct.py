@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from google.protobuf import empty_pb2
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.component import integral, snake_case
-from pulumi_tfjobs.provider.protos import import_pulumi, provider_pb2
+from pulumi_tfjobs.provider.protos import engine_pb2_grpc, import_pulumi, provider_pb2
 from pulumi_tfjobs.provider.wire import UNKNOWN, OutputValue, Secret
 
 from tests.provider.conftest import Plugin
+from tests.provider.fakes import DEADLINE, FakeEngine
 
 import_pulumi()
 from pulumi.runtime.proto import resource_pb2, resource_pb2_grpc  # noqa: E402
@@ -39,19 +42,36 @@ class FakeMonitor(resource_pb2_grpc.ResourceMonitorServicer):
         known = {"id": f"local/default/{request.name}-1"} if request.custom and self.answer else {}
         return resource_pb2.RegisterResourceResponse(urn=urn, object=wire.encode(outputs), **known)
 
+    async def GetDeploymentInfo(self, request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "as older engines")
+
     async def RegisterResourceOutputs(self, request: Any, context: Any) -> empty_pb2.Empty:
         self.outputs[request.urn] = wire.decode(request.outputs)
         return empty_pb2.Empty()
 
 
 @pytest.fixture
-async def monitor() -> AsyncIterator[tuple[FakeMonitor, str]]:
-    server, servicer = grpc.aio.server(), FakeMonitor()
-    resource_pb2_grpc.add_ResourceMonitorServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield servicer, f"127.0.0.1:{port}"
-    await server.stop(None)
+async def monitor(plugin: Plugin) -> AsyncIterator[tuple[FakeMonitor, str]]:
+    """A fake engine with a loop of its own: the SDK talks to the engine's log without giving up the loop."""
+    servicer, loop = FakeMonitor(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> tuple[Any, str]:
+        server = grpc.aio.server()
+        resource_pb2_grpc.add_ResourceMonitorServicer_to_server(servicer, server)
+        engine_pb2_grpc.add_EngineServicer_to_server(FakeEngine(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, f"127.0.0.1:{port}"
+
+    server, address = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(start(), loop))
+    await plugin.call("Handshake", provider_pb2.ProviderHandshakeRequest(engine_address=address))
+    yield servicer, address
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(server.stop(None), loop))
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(DEADLINE)
+    loop.close()
 
 
 def request(address: str, inputs: dict[str, Any], **more: Any) -> Any:
@@ -110,8 +130,6 @@ async def test_dependencies_and_unknown_values_pass_through(plugin: Plugin, moni
 
 
 async def test_two_at_once_do_not_mix(plugin: Plugin, monitor: tuple[FakeMonitor, str]) -> None:
-    import asyncio
-
     engine, address = monitor
     first = request(address, {"sourceDirectory": "a", "entryScript": "a.py"})
     second = request(address, {"sourceDirectory": "b", "entryScript": "b.py"})
@@ -130,7 +148,7 @@ async def test_another_component_is_refused(plugin: Plugin, monitor: tuple[FakeM
     assert "tfjobs:index:TensorFlow" in error.details()
 
 
-async def test_an_engine_that_refuses_a_resource_gets_no_traceback(plugin: Plugin) -> None:
+async def test_an_engine_that_is_gone_gets_no_traceback(plugin: Plugin, monitor: tuple[FakeMonitor, str]) -> None:
     error = await plugin.fails("Construct", request("127.0.0.1:1", {"sourceDirectory": "a", "entryScript": "a.py"}))
     assert "Traceback" not in error.details()
     assert 'File "' not in error.details()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -199,21 +200,18 @@ def test_an_exception_of_the_progress_ends_the_build(hanging: tuple[str, Path]) 
     class Stopped(Exception):
         pass
 
+    # The reading end is open all the time, so that the tool never waits for it.
+    pipe = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
     def stop(_: str) -> None:
-        if not found:
-            try:
-                descriptor = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError:
-                return
-            with os.fdopen(descriptor, "rb") as pipe:
-                text = pipe.read()
-            if not text:
-                return
-            found.append(psutil.Process(int(text)))
-            raise Stopped
+        with contextlib.suppress(BlockingIOError):
+            if text := os.read(pipe, 100):
+                found.append(psutil.Process(int(text)))
+                raise Stopped
 
     with pytest.raises(Stopped):
         environments.build(tiny(requirement), stop)
+    os.close(pipe)
     assert not psutil.wait_procs(found, timeout=DEADLINE_SECONDS)[1]
     assert not environments.is_built(tiny(requirement))
 
@@ -252,7 +250,7 @@ def test_a_missing_python_tells_the_ways() -> None:
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PULUMI_TFJOBS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(EnvironmentBuildFailed, match="cannot be written.*PULUMI_TFJOBS_CACHE"):
+    with pytest.raises(EnvironmentBuildFailed, match=r"cannot be written.*PULUMI_TFJOBS_CACHE"):
         environments.build(tiny(), silent)
 
 

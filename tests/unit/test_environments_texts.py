@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,14 @@ FRAMED = [
 ]
 PLAIN = [
     "error: No solution found when resolving dependencies",
-    "  cause: Because there is no version of tensorflow-cpu==2.15.99 and you require tensorflow-cpu==2.15.99, we can "
-    "conclude that your requirements are unsatisfiable.",
+    "  cause: Because there is no version of tensorflow-cpu==2.15.99 and you require tensorflow-cpu==2.15.99,",
+    "we can conclude that your requirements are unsatisfiable.",
 ]
 NO_WHEEL = [
-    "  cause: Because tensorflow-cpu==2.10.0 has no wheels with a matching Python ABI tag (e.g., `cp311`) and you require",
+    "  cause: Because tensorflow-cpu==2.10.0 has no wheels with a matching Python ABI tag (e.g., `cp311`) and you",
 ]
 CONFLICT = [
-    "  cause: Because tensorflow-cpu==2.15.1 depends on numpy>=1.23.5,<2.0.0 and you require numpy==2.1, we can conclude",
+    "  cause: Because tensorflow-cpu==2.15.1 depends on numpy>=1.23.5,<2.0.0 and you require numpy==2.1",
 ]
 REQUIREMENTS = ["scikit-learn==1.5.2", "nosuchpkg==1", "tensorflow-cpu==2.15.99"]
 
@@ -50,7 +51,11 @@ REQUIREMENTS = ["scikit-learn==1.5.2", "nosuchpkg==1", "tensorflow-cpu==2.15.99"
     ("lines", "requirements", "start"),
     [
         (FRAMED, REQUIREMENTS, "The package nosuchpkg==1 could not be installed: Because nosuchpkg was not found"),
-        (PLAIN, REQUIREMENTS, "The package tensorflow-cpu==2.15.99 could not be installed: Because there is no version"),
+        (
+            PLAIN,
+            REQUIREMENTS,
+            "The package tensorflow-cpu==2.15.99 could not be installed: Because there is no version",
+        ),
         (NO_WHEEL, ["tensorflow-cpu==2.10.0"], "The package tensorflow-cpu==2.10.0 could not be installed: "),
         (CONFLICT, ["numpy==2.1", "tensorflow-cpu==2.15.1"], "The package tensorflow-cpu==2.15.1 could not be"),
         (["something else"], REQUIREMENTS, "The packages could not be installed: something else"),
@@ -81,8 +86,10 @@ def test_a_long_reason_is_cut() -> None:
 
 @pytest.mark.parametrize(
     ("line", "pinned"),
-    [("a==1", True), ("a[x]==1.2", True), ("a===1", True), ("a @ file:///x.whl", True), ("a==1.*", False)]
-    + [("a", False), ("a>=1", False), ("a~=1.2", False), ("not a requirement", False)],
+    [
+        *[("a==1", True), ("a[x]==1.2", True), ("a===1", True), ("a @ file:///x.whl", True)],
+        *[("a==1.*", False), ("a", False), ("a>=1", False), ("a~=1.2", False), ("not a requirement", False)],
+    ],
 )
 def test_only_pinned_requirements_are_served_from_the_cache_first(line: str, pinned: bool) -> None:
     assert packages.pinned([line]) is pinned
@@ -141,7 +148,7 @@ def test_advice_after_a_failed_compilation(line: str, fix: str, tmp_path: Path) 
 
 
 def test_compilers_fit_into_memory_and_cpus() -> None:
-    assert horovod.compilers() >= 1
+    assert 1 <= horovod.compilers() <= len(os.sched_getaffinity(0))
 
 
 def test_the_default_environments_are_those_of_the_examples() -> None:

@@ -12,12 +12,11 @@ from pulumi_tfjobs.spec.model import (
     MultiWorker,
     ParameterServer,
     Single,
-    SourceFile,
     SourceManifest,
 )
 from pulumi_tfjobs.spec.validate import job_name
 from pulumi_tfjobs.targets.base import Capabilities
-from tests.unit.jobs import SOURCE, check, problems_of, spec_of
+from tests.unit.jobs import check, problems_of, spec_of
 
 SMALL = Capabilities(slots=2, gpus=0, controllers=frozenset({"gloo"}))
 
@@ -298,4 +297,3 @@ def test_inputs_and_metadata_reach_the_spec() -> None:
     )
     assert [item.name for item in spec.inputs] == ["a", "b"]
     assert (spec.tags, spec.max_run_duration_seconds, spec.on_cancel) == ({"k": "v"}, 60.0, "stop")
-    assert SourceFile("train.py", "a" * 64, 10) in SOURCE.files

@@ -19,6 +19,7 @@ def main() -> None:
     from pulumi_tfjobs.targets.local.detach import run
 
     run(sys.argv[1])
+    os._exit(0)  # all is written and closed: whoever waits for the end need not wait for an interpreter's farewell
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""What a change of the program does: nothing, an update in place, or training again, and the preview says which."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tests.engine.harness import JOB, STACK, Project, urn_of
+
+
+def test_a_preview_creates_nothing_and_up_brings_every_output(project: Project) -> None:
+    second = project.job(scriptParams={"--accuracy": '${first.metrics["accuracy"]}'})
+    outputs = {
+        "first": '${first.metrics["accuracy"]}',
+        "second": '${second.metrics["accuracy"]}',
+        "status": "${first.status}",
+        "seconds": "${first.durationSeconds}",
+        "logs": "${first.logs}",
+        "folder": "${first.outputsDir}",
+        "size": "${first.worldSize}",
+        "attempt": "${first.attempt}",
+    }
+    first = project.job(scriptParams={"--accuracy": 0.75, "--note": ""}, arguments=["-v", 1])
+    project.yaml({"second": second, "first": first}, outputs)
+
+    preview = project.preview()
+    assert preview.changed == {"first": "create", "second": "create"}
+    assert "1 process, 1 slot" in preview.said("first")
+    assert "before scriptParams" in preview.said("second")
+    assert not project.home.exists()
+
+    up = project.up()
+    assert up.changed == {"first": "create", "second": "create"}
+    found = project.outputs()
+    assert (found["first"], found["second"]) == (0.75, 0.75)
+    assert (found["status"], found["size"], found["attempt"]) == ("succeeded", 1, 1)
+    assert found["seconds"] > 0
+    assert Path(found["folder"], "model.txt").read_text() == "weights"
+    log = Path(found["logs"]["worker-0"]).read_text()
+    assert "training with {'--accuracy': '0.75', '--note': '-v'}" in log
+    state = project.state()
+    run = state["first"]["outputs"]["runId"]
+    assert state["first"]["id"] == f"local/default/{run}"
+    # The second one waited for the first one's metric.
+    assert project.launched() == [run, state["second"]["outputs"]["runId"]]
+
+
+def test_what_does_not_change_the_result_trains_nothing(project: Project) -> None:
+    project.yaml({"one": project.job(scriptParams={"--epochs": 3}, tags={"team": "a"})})
+    project.up()
+    (run,) = project.launched()
+
+    os.utime(project.folder / "src" / "train.py", (1, 1))
+    assert project.preview().changed == {}
+    # The whole project elsewhere: a fresh clone, say.
+    project.folder = Path(shutil.copytree(project.folder, project.root / "elsewhere"))
+    project.pulumi("stack", "select", STACK)
+    assert project.preview().changed == {}
+
+    # Written otherwise, the same is meant: "3" on the command line, and a lone process by its distribution.
+    project.yaml({"one": project.job(scriptParams={"--epochs": "3"}, tags={"team": "a"}, nodeCount=1)})
+    assert project.preview().changed == {}
+
+    # Another name in the program, with an alias.
+    aliases = {"aliases": [urn_of("one")]}
+    renamed = project.job(scriptParams={"--epochs": 3}, tags={"team": "a"}, options=aliases)
+    project.yaml({"two": renamed})
+    assert project.preview().changed == {}
+    up = project.up()
+    assert up.changed == {}
+    assert project.state()["two"]["outputs"]["runId"] == run
+
+    # Metadata, and a source folder of another name.
+    shutil.move(project.folder / "src", project.folder / "code")
+    moved = project.job(
+        scriptParams={"--epochs": 3}, tags={"team": "b"}, maxRunDurationSeconds=600, sourceDirectory="code"
+    )
+    project.yaml({"two": moved})
+    preview = project.preview()
+    assert preview.changed == {"two": "update"}
+    assert preview.diff("two") == {"maxRunDurationSeconds": "add", "sourceDirectory": "update", 'tags["team"]': "update"}
+    assert project.up().changed == {"two": "update"}
+    state = project.state()["two"]
+    assert (state["outputs"]["runId"], state["outputs"]["attempt"]) == (run, 1)
+    assert state["outputs"]["tags"] == {"team": "b"}
+    assert project.preview().changed == {}
+    assert project.launched() == [run]
+
+    # It is still one resource that refers to the run: without it nobody does.
+    assert len(project.references(run)) == 1
+    project.destroy()
+    assert project.references(run) == []
+
+
+def test_one_changed_param_is_named_and_trains_that_job_alone(project: Project) -> None:
+    def program(rate: float, momentum: dict[str, float] | None = None) -> None:
+        one = project.job(scriptParams={"--learning-rate": rate, "--accuracy": 0.9, **(momentum or {})})
+        project.yaml({"one": one, "two": project.job()}, {"accuracy": '${one.metrics["accuracy"]}'})
+
+    program(0.1)
+    project.up()
+    before = project.state()
+
+    program(0.01)
+    preview = project.preview()
+    assert preview.changed == {"one": "replace"}
+    assert preview.diff("one") == {'scriptParams["--learning-rate"]': "update-replace"}
+    assert "~ --learning-rate: 0.1 => 0.01" in preview.text
+    assert sorted(project.launched()) == sorted(item["outputs"]["runId"] for item in before.values())
+
+    assert project.up().changed == {"one": "replace"}
+    after = project.state()
+    assert after["two"] == before["two"]
+    assert after["one"]["outputs"]["runId"] != before["one"]["outputs"]["runId"]
+    assert len(project.launched()) == 3
+    # The old run's record stays; nobody refers to it any more.
+    assert project.run(before["one"]["outputs"]["runId"]).joinpath("outputs", "model.txt").exists()
+    assert project.references(before["one"]["outputs"]["runId"]) == []
+
+    # Back to what was trained before: the finished run is used again, and the preview says so.
+    program(0.1)
+    preview = project.preview()
+    assert f"reuses the finished run {before['one']['outputs']['runId']}" in preview.said("one")
+    assert project.up().changed == {"one": "replace"}
+    assert project.state()["one"]["outputs"]["runId"] == before["one"]["outputs"]["runId"]
+    assert len(project.launched()) == 3
+
+    program(0.1, {"--momentum": 0.5})
+    assert project.preview().diff("one") == {'scriptParams["--momentum"]': "add-replace"}
+
+
+def test_changed_files_are_named(project: Project) -> None:
+    project.write("model/layers.py", "UNITS = 8\n")
+    project.write("notes.txt", "first\n")
+    project.write(".tfjobsignore", "*.log\n")
+    project.yaml({"one": project.job()})
+    project.up()
+
+    project.write("model/layers.py", "UNITS = 16\n")
+    (project.folder / "src" / "notes.txt").unlink()
+    project.write("data.txt", "new\n")
+    project.write("debug.log", "ignored\n")
+    preview = project.preview()
+    assert preview.changed == {"one": "replace"}
+    assert preview.diff("one") == {
+        'source["data.txt"]': "add-replace",
+        'source["model/layers.py"]': "update-replace",
+        'source["notes.txt"]': "delete-replace",
+    }
+    project.up()
+    assert len(project.launched()) == 2
+    assert project.preview().changed == {}
+
+
+def test_a_job_without_changes_beside_one_whose_input_is_not_known_yet(project: Project) -> None:
+    def program(rate: float) -> None:
+        first = project.job(scriptParams={"--accuracy": rate})
+        second = project.job(scriptParams={"--accuracy": '${first.metrics["accuracy"]}'})
+        project.yaml({"first": first, "second": second})
+
+    program(0.5)
+    project.up()
+    program(0.6)
+    preview = project.preview()
+    assert preview.changed == {"first": "replace", "second": "replace"}
+    assert preview.diff("second") == {'scriptParams["--accuracy"]': "update-replace"}
+    project.up()
+    assert project.state()["second"]["outputs"]["metrics"]["accuracy"] == 0.6
+
+
+def test_two_resources_of_one_content_share_a_run(project: Project) -> None:
+    def program(*names: str, delete: bool = False) -> None:
+        job = project.job(gated=True, deleteArtifacts=delete)
+        project.yaml({name: {**job, "properties": {**job["properties"], "name": "shared"}} for name in names})
+
+    program("one", "two", delete=True)
+    running = project.start_up()
+    script = project.gate.wait()
+    script.answer()
+    assert running.ends().code == 0
+    state = project.state()
+    run = state["one"]["outputs"]["runId"]
+    assert state["two"]["outputs"]["runId"] == run == script.run
+    assert project.launched() == [run]
+    assert len(project.references(run)) == 2
+
+    program("two", delete=True)
+    up = project.up()
+    assert up.changed == {"one": "delete"}
+    assert project.run(run).exists()
+    program(delete=True)
+    project.up()
+    assert not project.run(run).exists()
+
+
+def test_the_resource_type_is_said_where_it_is_wrong(project: Project) -> None:
+    job = project.job()
+    project.yaml({"one": {**job, "type": JOB + "s"}})
+    assert "TrainingJobs" in project.preview(expected=1).text
