@@ -7,12 +7,13 @@ Scalars come from two places: the JSON-lines file that ``TFJOBS_METRICS_FILE`` n
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import ReplicaState, RunState
@@ -49,7 +50,9 @@ class Metrics:
         self._identity: tuple[int, int] | None = None
         self._loaders: dict[str, Any] = {}
         self._order = 0
-        self._latest: dict[str, int] = {}
+        # When each tag was written last, by where from.
+        self._told: dict[str, int] = {}
+        self._logged: dict[str, int] = {}
         self.curves: dict[str, list[Point]] = {}
 
     @property
@@ -59,13 +62,18 @@ class Metrics:
 
     @property
     def newest(self) -> tuple[str, Point] | None:
-        """The metric that was written last: losses and accuracies before anything else."""
-        if not self._latest:
+        """The metric that was written last: losses and accuracies before anything else.
+
+        Of the metrics file where there is one: event files may count other steps (epochs), and a row that goes back
+        and forth between the two says nothing.
+        """
+        latest = self._told or self._logged
+        if not latest:
             return None
-        newest = max(self._latest.values())
+        newest = max(latest.values())
         # Tags of one line share their order; the one that people watch first is shown.
-        tags = [tag for tag, order in self._latest.items() if order == newest]
-        tag = min(tags, key=lambda name: (0 if "loss" in name else 1 if "acc" in name else 2, name))
+        tags = [tag for tag, order in latest.items() if order == newest]
+        tag = min(tags, key=lambda name: (name != "loss", "loss" not in name, "acc" not in name, name))
         return tag, self.curves[tag][-1]
 
     def poll(self) -> None:
@@ -73,7 +81,7 @@ class Metrics:
         self._read_lines()
         self._read_events()
 
-    def _add(self, tag: str, point: Point) -> None:
+    def _add(self, tag: str, point: Point, latest: dict[str, int]) -> None:
         points = self.curves.get(tag)
         if points is None:
             if len(self.curves) >= MAX_TAGS:
@@ -82,11 +90,11 @@ class Metrics:
         if len(points) >= MAX_POINTS:
             del points[1:-1:2]
         points.append(point)
-        self._latest[tag] = self._order
+        latest[tag] = self._order
 
     def _read_lines(self) -> None:
         try:
-            with open(self._folder.metrics, "rb") as stream:
+            with _open_file(self._folder.metrics) as stream:
                 info = os.fstat(stream.fileno())
                 if self._identity != (info.st_dev, info.st_ino) or info.st_size < self._offset:
                     self._identity, self._offset = (info.st_dev, info.st_ino), 0  # a new attempt wrote a new file
@@ -103,7 +111,7 @@ class Metrics:
         """Read everything, and a last line even where its line end is missing."""
         self.poll()
         try:
-            with open(self._folder.metrics, "rb") as stream:
+            with _open_file(self._folder.metrics) as stream:
                 stream.seek(self._offset)
                 self._read_line(stream.readline(MAX_LINE))
         except OSError:
@@ -124,7 +132,8 @@ class Metrics:
                 continue
             known = step is not None and abs(step) <= _MAX_STEP  # false for NaN too
             counted = int(step) if step is not None and known else len(self.curves.get(tag, ()))
-            self._add(tag, Point(counted, when if when is not None and math.isfinite(when) else 0.0, value))
+            point = Point(counted, when if when is not None and math.isfinite(when) else 0.0, value)
+            self._add(tag, point, self._told)
 
     def _read_events(self) -> None:
         for prefix, path in _event_files(self._folder):
@@ -135,9 +144,17 @@ class Metrics:
                 self._order += 1
                 for event in loader.Load():
                     for tag, value in _scalars(event):
-                        self._add(prefix + tag, Point(int(event.step), float(event.wall_time), value))
+                        point = Point(int(event.step), float(event.wall_time), value)
+                        self._add(prefix + tag, point, self._logged)
             except Exception:  # noqa: BLE001, S112 - the reader of a damaged file may raise anything; metrics are extra
                 continue
+
+
+def _open_file(path: str) -> BinaryIO:
+    """The file, for reading. Raises OSError for what is none: opening a pipe would wait for ever."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "no regular file", path)
+    return open(path, "rb")
 
 
 def _number(value: Any) -> float | None:
@@ -154,9 +171,11 @@ def _event_files(folder: RunFolder) -> Iterator[tuple[str, str]]:
         for root, folders, names in os.walk(top):
             folders.sort()
             for name in sorted(names):
-                if ".tfevents." in name and not name.endswith(".profile-empty"):
+                path = os.path.join(root, name)
+                # Opening a pipe would wait for ever.
+                if ".tfevents." in name and not name.endswith(".profile-empty") and os.path.isfile(path):
                     relative = os.path.relpath(root, top)
-                    yield ("" if relative == "." else relative.replace(os.sep, "/") + "/"), os.path.join(root, name)
+                    yield ("" if relative == "." else relative.replace(os.sep, "/") + "/"), path
 
 
 def _event_loader(path: str) -> Any:
@@ -186,7 +205,7 @@ def tail(path: str, lines: int = TAIL_LINES, limit: int = TAIL_BYTES) -> str:
     """The last lines of a log, as text fit for a terminal: no escapes, progress bars reduced to their last state, the
     middle of very long lines left out. Empty where there is no log or it says nothing."""
     try:
-        with open(path, "rb") as stream:
+        with _open_file(path) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - limit))
             data = stream.read(limit)

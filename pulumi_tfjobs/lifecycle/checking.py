@@ -9,6 +9,7 @@ from typing import Any
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
 from pulumi_tfjobs.lifecycle.common import PreviewInfo, open_store, open_target
 from pulumi_tfjobs.plan import build_plan, preview_summary
+from pulumi_tfjobs.spec import paths
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.args import parse_args
 from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceManifest, TargetRef, canonical_digest
@@ -83,7 +84,7 @@ def _digest_inputs(inputs: Any, directory: str, problems: list[InputProblem]) ->
                 continue  # said by parse_args and build_spec
             resolved = _resolve(path, directory)
             try:
-                digest = digest_of(resolved, property_path=f'inputs["{name}"]')
+                digest = digest_of(resolved, property_path=paths.join("inputs", name))
             except InvalidInputs as error:
                 problems.extend(error.problems)
             else:

@@ -82,16 +82,17 @@ async def delete(resource_id: str, *, urn: str, inputs: Mapping[str, Any], progr
     if await asyncio.to_thread(store.drop_reference, run_id, urn):
         progress(ProgressLine(f"{run_id} stays: other resources refer to it", run.status, final=True))
         return
-    if run.attempts:
+    state = await target.state(found.folder, run.attempts) if run.attempts else None
+    if state is not None and not state.finished:
         progress(ProgressLine(f"ending {run_id}", phases.STOPPING))
         grace = inputs.get("stopGraceSeconds")
         state = await target.stop(found.folder, run.attempts, grace_seconds=float(grace) if grace is not None else None)
-        if state is not None:
-            if not state.finished:
-                raise LaunchFailed(
-                    f"{run_id} could not be ended: {state.reason or state.phase}. End its supervisor (process "
-                    f"{state.supervisor_pid}) and run `pulumi destroy` again"
-                )
-            await asyncio.to_thread(store.set_status, run_id, state.phase, state.finished_at)
+    if state is not None:
+        if not state.finished:
+            raise LaunchFailed(
+                f"{run_id} could not be ended: {state.reason or state.phase}. End its supervisor (process "
+                f"{state.supervisor_pid}) and run `pulumi destroy` again"
+            )
+        await asyncio.to_thread(store.set_status, run_id, state.phase, state.finished_at)
     if inputs.get("deleteArtifacts"):
         await asyncio.to_thread(store.remove, run_id)

@@ -72,7 +72,18 @@ def diff(
         found += identity
         if not identity and new_digest is not None and old_digest and not unknown:
             found.append(_hidden(new))
+    else:
+        found += _secrets(old, new)
     return _by_path(found)
+
+
+def _secrets(old: _Side, new: _Side) -> Iterator[Change]:
+    """Of the variables, only the values of secrets can differ where the digests are equal."""
+    before, after = old.mapping("environmentVariables"), new.mapping("environmentVariables")
+    for name in _keys(before, after):
+        if before.get(name) != after.get(name):
+            path = paths.join("environmentVariables", name)
+            yield Change(path, _kind(name in before, name in after), "metadata", "a secret's value is not the result's")
 
 
 class _Side:

@@ -47,6 +47,9 @@ OUTPUTS = (
     "hostfile",
     "worldSize",
 )
+# The URN under which a resource first referred to its run. The engine tells nobody of a rename (aliases), so it is kept
+# in the state; properties that begin like this are not shown.
+REFERRER = "__referrer"
 # What never changes as long as a resource is updated in place.
 STABLE = ("runId", "digest")
 
@@ -267,8 +270,7 @@ class TrainingJobs:
         if request.preview:
             outputs = await self._preview(spec, request.urn, properties)
             return provider_pb2.CreateResponse(properties=wire.encode(outputs))
-        result = await self._ensure(spec, request.urn, properties, request.timeout)
-        encoded = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
+        result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=request.urn)
         if result.failure:
             raise InitFailed(result.id, encoded, result.failure, request.properties)
         return provider_pb2.CreateResponse(id=result.id, properties=encoded)
@@ -286,10 +288,10 @@ class TrainingJobs:
         if old.get("digest") not in (None, spec.digest):
             # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
             found = await self._lifecycle.read(request.id)
-            outputs = {**(found.outputs if found is not None else old), **properties}
+            outputs = {**(found.outputs if found is not None else old), **properties, **_referrer(old)}
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
-        result = await self._ensure(spec, request.urn, properties, request.timeout)
-        encoded = wire.encode({**result.outputs, **properties}, nonfinite_as_text=True)
+        referrer = _referrer(old).get(REFERRER, request.urn)
+        result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=referrer)
         if result.failure:
             raise InitFailed(request.id, encoded, result.failure, request.news)
         return provider_pb2.UpdateResponse(properties=encoded)
@@ -305,7 +307,10 @@ class TrainingJobs:
             outputs.update(runId=info.run_id, digest=info.digest)
         return {**outputs, **(known or {}), **properties}
 
-    async def _ensure(self, spec: JobSpec, urn: str, properties: Mapping[str, Any], timeout: float) -> RunResult:
+    async def _ensure(
+        self, spec: JobSpec, urn: str, properties: Mapping[str, Any], timeout: float, *, referrer: str
+    ) -> tuple[RunResult, Any]:
+        """What the run ended with, and the properties that the engine keeps."""
         inputs = wire.split(properties)
         variables = inputs.plain.get("environmentVariables") or {}
         row = self._log.row(urn)
@@ -314,7 +319,7 @@ class TrainingJobs:
                 self._lifecycle.ensure(
                     spec,
                     inputs=wire.without(inputs.plain, inputs.secret, replacement=HIDDEN),
-                    urn=urn,
+                    urn=referrer,
                     secrets={name: str(variables[name]) for name in spec.secret_variables if name in variables},
                     timeout=timeout if timeout > 0 else None,
                     cancelled=cancelled,
@@ -326,7 +331,8 @@ class TrainingJobs:
         await row.finish()
         for _, text in result.tails:
             await self._log.block(urn, text)
-        return result
+        kept = {**result.outputs, **properties, REFERRER: referrer}
+        return result, wire.encode(kept, nonfinite_as_text=True)
 
     # Read and Delete
 
@@ -337,20 +343,28 @@ class TrainingJobs:
             return provider_pb2.ReadResponse()
         known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs
+        kept = _referrer(wire.decode(request.properties))
         return provider_pb2.ReadResponse(
             id=request.id,
-            properties=wire.encode({**found.outputs, **inputs}, nonfinite_as_text=True),
+            properties=wire.encode({**found.outputs, **inputs, **kept}, nonfinite_as_text=True),
             inputs=wire.encode(inputs, nonfinite_as_text=True),
         )
 
     async def delete(self, request: provider_pb2.DeleteRequest) -> None:
         """Give the run up: end it where nobody else refers to it, keep what it made."""
         inputs = request.old_inputs if request.HasField("old_inputs") else request.properties
+        referrer = _referrer(wire.decode(request.properties)).get(REFERRER, request.urn)
         row = self._log.row(request.urn)
         await self._lifecycle.delete(
-            request.id, urn=request.urn, inputs=wire.split(wire.decode(inputs)).plain, progress=_progress(row)
+            request.id, urn=referrer, inputs=wire.split(wire.decode(inputs)).plain, progress=_progress(row)
         )
         await row.finish()
+
+
+def _referrer(properties: Mapping[str, Any]) -> dict[str, str]:
+    """The property REFERRER where these have it, to be kept as it is."""
+    value = properties.get(REFERRER)
+    return {REFERRER: value} if isinstance(value, str) else {}
 
 
 def _progress(row: Row) -> ProgressCallback:

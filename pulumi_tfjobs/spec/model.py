@@ -175,7 +175,12 @@ class JobSpec:
             "scriptParams": [[flag, list(values)] for flag, values in self.script_params],
             "arguments": list(self.arguments),
             "environment": self.environment.digest,
-            "environmentVariables": self.environment_variables,
+            # Of a secret only that it is there: a rotated token trains nothing again, and the digest, which everybody
+            # may see, tells nothing about it.
+            "environmentVariables": {
+                name: None if name in self.secret_variables else value
+                for name, value in self.environment_variables.items()
+            },
             "distribution": dict(vars(self.distribution)),
             "inputs": [[i.name, i.digest] for i in self.inputs],
             "useGpu": self.use_gpu,

@@ -33,7 +33,7 @@ class ReplicaState(NamedTuple):
     """
 
     type: str
-    index: int
+    index: int  # type: ignore[assignment]  # the tuple has a method of that name, which nobody calls
     phase: str = PENDING
     pid: int | None = None
     start_ticks: int | None = None

@@ -79,7 +79,7 @@ def test_what_does_not_change_the_result_trains_nothing(project: Project) -> Non
     project.yaml({"two": moved})
     preview = project.preview()
     assert preview.changed == {"two": "update"}
-    assert preview.diff("two") == {"maxRunDurationSeconds": "add", "sourceDirectory": "update", 'tags["team"]': "update"}
+    assert preview.diff("two") == {"maxRunDurationSeconds": "add", "sourceDirectory": "update", "tags.team": "update"}
     assert project.up().changed == {"two": "update"}
     state = project.state()["two"]
     assert (state["outputs"]["runId"], state["outputs"]["attempt"]) == (run, 1)

@@ -53,7 +53,7 @@ class World:
         self._changed = asyncio.Condition()
         self.watchers = 0
 
-    async def change(self, run_id: str, attempt: int, **fields: Any) -> None:
+    async def change(self, run_id: str, attempt: int, /, **fields: Any) -> None:
         """Something happened to the run."""
         key = (run_id, attempt)
         async with self._changed:

@@ -151,3 +151,11 @@ def test_parts_cannot_slip_into_each_other() -> None:
     one = job({"scriptParams": {"--a": ["b", "c"]}, "arguments": []})
     other = job({"scriptParams": {"--a": "b"}, "arguments": ["c"]})
     assert one.digest != other.digest
+
+
+def test_a_rotated_secret_trains_nothing_again() -> None:
+    secret = frozenset({"environmentVariables.TOKEN"})
+    first = job({"environmentVariables": {"TOKEN": "old"}}, secret=secret)
+    assert first.digest == job({"environmentVariables": {"TOKEN": "new"}}, secret=secret).digest
+    assert first.digest != job({"environmentVariables": {}}).digest
+    assert first.digest != job({"environmentVariables": {"TOKEN": "old"}}).digest  # not a secret any more: it counts

@@ -72,12 +72,20 @@ def test_a_failure_names_the_package_and_the_reason(lines: list[str], requiremen
     ("line", "fix"),
     [
         ("cause: failed to lookup address information: Name or service not known", "HTTPS_PROXY"),
+        ("hint: Packages were unavailable because the network was disabled.", "HTTPS_PROXY"),
         ("error: failed to write: No space left on device (os error 28)", "PULUMI_TFJOBS_CACHE"),
         ("error: HTTP status client error (401 Unauthorized)", "credentials"),
     ],
 )
 def test_a_failure_of_the_machine_is_not_blamed_on_the_requirement(line: str, fix: str) -> None:
     assert fix in packages.package_failure(["numpy==1.26.4"], [line])
+
+
+def test_a_reason_ends_where_it_tells_nothing_new() -> None:
+    told = "Because a==1 depends on b>=2 and you require b==1, we can conclude that your requirements and a==1 are"
+    closing = "incompatible.\n And because you require a==1, we can conclude that your requirements are unsatisfiable."
+    reason = packages.short_reason([f"  cause: {told}", *closing.splitlines()])
+    assert reason == f"{told} incompatible."
 
 
 def test_a_long_reason_is_cut() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs.spec.state import RUNNING, ReplicaState, RunState
-from pulumi_tfjobs.targets.local import logs, statefile
+from pulumi_tfjobs.targets.local import statefile
 from pulumi_tfjobs.targets.local.logs import TAIL_BYTES, Log, make_pipe
 from pulumi_tfjobs.targets.local.members import fill
 from pulumi_tfjobs.targets.local.start import replicas_environment
@@ -38,7 +38,7 @@ def test_a_failed_write_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(statefile.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         statefile.write_state(path, STATE._replace(attempt=2))
     monkeypatch.undo()
@@ -54,7 +54,12 @@ def test_a_lock_is_held_by_one_and_is_not_inherited(tmp_path: Path) -> None:
     assert handle is not None
     assert statefile.is_locked(path)
     assert statefile.take_lock(path) is None
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+    script = "print('up', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
         os.close(handle)
         assert not statefile.is_locked(path)
         child.communicate(b"\n")
@@ -89,7 +94,7 @@ def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     os.write(writer, b"first\n")
-    monkeypatch.setattr(logs.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     log.drain()
     assert log.error is not None
     assert log.error.errno == errno.ENOSPC

@@ -206,3 +206,10 @@ def test_inputs_of_another_version_are_compared_as_they_are() -> None:
 def test_a_run_without_a_digest_is_compared_by_its_inputs() -> None:
     assert diff(OLD, OLD, old_digest="", new_digest="2") == []
     assert diff(OLD, {**OLD, "rerun": "x"}, old_digest="", new_digest="2")[0].path == "rerun"
+
+
+def test_a_rotated_secret_is_an_update_that_shows_no_value() -> None:
+    old, new = ({"environmentVariables": {"TOKEN": value}} for value in ("s3cret-1", "s3cret-2"))
+    (change,) = diff(old, new, old_digest="d", new_digest="d")
+    assert (change.path, change.kind, change.klass) == ("environmentVariables.TOKEN", "update", "metadata")
+    assert "s3cret" not in change.reason

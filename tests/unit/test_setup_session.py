@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -351,6 +352,7 @@ def test_an_interrupt_says_that_it_can_be_resumed_and_leaves_no_process(tmp_path
     )
     fake.chmod(0o755)
     os.mkfifo(tmp_path / "ready")
+    ready = os.open(tmp_path / "ready", os.O_RDONLY | os.O_NONBLOCK)
     env = {
         **os.environ,
         "PATH": str(fake.parent),
@@ -360,7 +362,11 @@ def test_an_interrupt_says_that_it_can_be_resumed_and_leaves_no_process(tmp_path
     setup = subprocess.Popen(
         [sys.executable, "-m", "tools.setup", "engine"], cwd=REPO, env=env, stderr=subprocess.PIPE, text=True
     )
-    build = psutil.Process(int((tmp_path / "ready").read_text(encoding="utf-8")))
+    if not select.select([ready], [], [], DEADLINE)[0]:
+        setup.kill()
+        pytest.fail(f"the build was not started: {setup.communicate()[1]}")
+    build = psutil.Process(int(os.read(ready, 100)))
+    os.close(ready)
     setup.send_signal(signal.SIGINT)
     _, shown = setup.communicate(timeout=DEADLINE)
     assert setup.returncode == 130

@@ -20,6 +20,7 @@ from .timing import Timings, table
 
 SHOW_TABLE_FROM_SECONDS = 5.0
 IMPATIENT = 3
+STOP_SECONDS = 6.0
 TIMINGS_VARIABLE = "TFJOBS_SETUP_TIMINGS"
 
 CHECKS = (
@@ -67,14 +68,8 @@ class Session:
         Raises:
             SetupError: The first step that failed; the others were stopped then.
         """
-        if only == "engine":
-            self._engine()
-        elif only == "venv":
-            self._venv()
-        elif only == "environments":
-            self._python_side()
-        else:
-            self._side_by_side([self._engine, self._python_side])
+        steps = {"engine": [self._engine], "venv": [self._venv], "environments": [self._python_side]}
+        self._side_by_side(steps.get(only, [self._engine, self._python_side]))
         elapsed = self.timings.elapsed()
         if quiet_table:
             return
@@ -102,19 +97,19 @@ class Session:
             note.append("ready")
 
     def _side_by_side(self, steps: list[Callable[[], None]]) -> None:
+        """Runs steps in threads, even a single one: Ctrl-C then finds the main thread waiting, never half-way through
+        starting a process that nobody would end."""
         failures: list[BaseException] = []
-        lock = threading.Lock()
 
         def guarded(step: Callable[[], None]) -> None:
             try:
                 step()
             except BaseException as error:  # noqa: BLE001  handed to the main thread, which raises it
-                with lock:
-                    # After the first, the others fail because they were stopped.
-                    failures.append(error)
+                # After the first, the others fail because they were stopped.
+                failures.append(error)
                 self.children.stop()
 
-        threads = [threading.Thread(target=guarded, args=(step,), name=step.__name__) for step in steps]
+        threads = [threading.Thread(target=guarded, args=(step,), daemon=True) for step in steps]
         for thread in threads:
             thread.start()
         try:
@@ -122,6 +117,9 @@ class Session:
                 thread.join()
         except KeyboardInterrupt:
             self.children.stop()
+            # So that they remove their temporary files; one that waits for another set-up's lock may go on waiting.
+            for thread in threads:
+                thread.join(STOP_SECONDS)
             raise
         if failures:
             raise failures[0]
@@ -171,14 +169,18 @@ class Session:
         Returns:
             How many failed.
         """
-        with self.timings.step("venv") as note:
-            note.append("installed" if venv.ensure(self.paths, self.runner("venv")) else "unchanged")
         failed = 0
-        for name, command in CHECKS:
-            with self.timings.step(name) as note:
-                ok = self._one_check(name, [str(self.paths.venv / "bin" / command[0]), *command[1:]])
-                note.append("ok" if ok else "FAILED")
-                failed += not ok
+
+        def all_checks() -> None:
+            nonlocal failed
+            self._venv()
+            for name, command in CHECKS:
+                with self.timings.step(name) as note:
+                    ok = self._one_check(name, [str(self.paths.venv / "bin" / command[0]), *command[1:]])
+                    note.append("ok" if ok else "FAILED")
+                    failed += not ok
+
+        self._side_by_side([all_checks])
         if with_table:
             rows = [row for row in self.timings.rows if row.name != "venv"]
             self.reporter.line(table(rows, self.timings.elapsed(), note=f"{failed} failed" if failed else "all ok"))

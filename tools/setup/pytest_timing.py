@@ -11,6 +11,8 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import pytest
+
 from .timing import Row, table
 
 TIMINGS_VARIABLE = "TFJOBS_SETUP_TIMINGS"
@@ -42,6 +44,7 @@ class FolderTimes:
         rows += [Row(name, seconds, f"{self.counts[name]} tests") for name, seconds in sorted(self.seconds.items())]
         return rows
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """pytest's hook: before its closing line."""
         total = float(self.before.get("elapsed", 0.0)) + time.monotonic() - self.start

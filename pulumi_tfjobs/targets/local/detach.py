@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.local import statefile
@@ -58,7 +57,7 @@ def run(attempt: str) -> None:
 
         Supervisor(folder, message, umask, confirm=lambda: reply(STARTED)).run()
     except Exception as error:  # noqa: BLE001 (told to the plugin, or at least to the log)
-        say(traceback.format_exc())
+        say_traceback()
         reply(f"{FAILED} {error}")
 
 
@@ -66,6 +65,13 @@ def say(text: str) -> None:
     """A line in the supervisor's log."""
     with contextlib.suppress(OSError):  # a full disk must not end the supervisor
         os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode("utf-8", "replace"))
+
+
+def say_traceback() -> None:
+    """The exception that is being handled, for the supervisor's log."""
+    import traceback
+
+    say(traceback.format_exc())
 
 
 def _take(folder: AttemptFolder) -> int | None:

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.local import statefile
 from pulumi_tfjobs.targets.local.blame import culprit
-from pulumi_tfjobs.targets.local.detach import say
+from pulumi_tfjobs.targets.local.detach import say, say_traceback
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
 from pulumi_tfjobs.targets.local.launching import Launch
 from pulumi_tfjobs.targets.local.logs import REST_BELOW, REST_SECONDS, Log
@@ -93,7 +92,7 @@ class Supervisor:
                 if not self._again():
                     break
         except Exception as error:  # noqa: BLE001 (the run must end with a state, and with no process left)
-            say(traceback.format_exc())
+            say_traceback()
             self._conclude(phases.FAILED, f"the supervisor failed: {error!r} (see {self.folder.supervisor_log})", 0.0)
             end_all()
         self._finish()

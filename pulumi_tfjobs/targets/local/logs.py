@@ -84,7 +84,7 @@ class Log:
 
     def tail(self, size: int) -> str:
         """The last ``size`` bytes that were printed, at most 64 KiB."""
-        return bytes(self._tail[-size:]).decode("utf-8", "replace")
+        return bytes(self._tail[-min(size, TAIL_BYTES) :]).decode("utf-8", "replace")
 
     def last_line(self) -> str:
         """The last line that is not empty; empty where nothing was printed."""

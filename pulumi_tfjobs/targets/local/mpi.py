@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,11 @@ LAUNCHER = "launcher"
 def find_mpirun(python: str, path: str | None) -> str | None:
     """The environment's own ``mpirun``, else the one on ``path``."""
     beside = os.path.join(os.path.dirname(python), "mpirun")
-    return beside if os.access(beside, os.X_OK) else shutil.which("mpirun", path=path)
+    if os.access(beside, os.X_OK):
+        return beside
+    import shutil
+
+    return shutil.which("mpirun", path=path)
 
 
 def command(mpirun: str, python: str, ranks: int, description: str) -> list[str]:

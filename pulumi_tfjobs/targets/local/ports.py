@@ -9,9 +9,11 @@ port before the replica binds it: then the group is started again with other por
 from __future__ import annotations
 
 import os
-import random
-import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket  # loaded where a run needs ports: most runs of one process do not, and start sooner
 
 # Above the ports of well-known services, below where Linux starts to hand out ports by itself.
 _LOWEST = 20000
@@ -25,6 +27,8 @@ class Claim:
     def __init__(self, name: str) -> None:
         self._socket: socket.socket | None = None
         if sys.platform == "linux":
+            import socket
+
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
                 self._socket.bind(f"\0pulumi_tfjobs/{name}")
@@ -46,9 +50,11 @@ class Ports:
 
     def take(self, count: int) -> list[int]:
         """Claim that many ports that are free now. Raises OSError where there are not that many."""
+        if not count:
+            return []
         low, high = usable_range()
         span = high - low + 1
-        start = random.randrange(span)  # noqa: S311 (spreads the runs; nothing secret)
+        start = int.from_bytes(os.urandom(4), "little") % span  # spreads the runs
         taken: list[int] = []
         for step in range(span):
             if len(taken) == count:
@@ -96,6 +102,8 @@ def usable_range(path: str = "/proc/sys/net/ipv4/ip_local_port_range") -> tuple[
 def is_free(port: int, *, fresh: bool) -> bool:
     """Whether a server could bind the port. ``fresh`` wants it unused in every way; otherwise connections of a server
     that has ended, which linger in TIME_WAIT, do not count."""
+    import socket
+
     # TensorFlow's servers bind all addresses whatever TF_CONFIG says, so the port must be free on all of them. Binding
     # without listening lets nobody in.
     for host in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
@@ -111,6 +119,8 @@ def is_free(port: int, *, fresh: bool) -> bool:
 
 def listen() -> socket.socket:
     """A listening loopback socket on a port that the kernel chose: it is handed over open, so nobody can take it."""
+    import socket
+
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     server.bind(("127.0.0.1", 0))
     server.listen(min(1024, socket.SOMAXCONN if os.name == "posix" else 128))

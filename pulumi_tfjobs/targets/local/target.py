@@ -29,6 +29,7 @@ _CALM_SECONDS = 0.2
 _QUICK_FOR_SECONDS = 2.0
 # How long a supervisor may take beyond the grace period before it is ended itself.
 _STOP_MARGIN_SECONDS = 90.0
+_LONGEST_GRACE_SECONDS = 3600.0  # where the plan's own grace period counts
 _SWEEP_TRIES = 100
 _SWEEP_PAUSE = 0.05
 
@@ -188,21 +189,15 @@ class LocalTarget(Target):
         found = await self.state(folder, attempt)
         if found is None or found.finished:
             return found
-        return await asyncio.to_thread(self._stop, folder.attempt(attempt), found, grace_seconds)
-
-    def _stop(self, at: AttemptFolder, found: RunState, grace_seconds: float | None) -> RunState | None:
+        at = folder.attempt(attempt)
         text = "stopped on request\n" + ("" if grace_seconds is None else f"{grace_seconds:g}\n")
         with contextlib.suppress(OSError):  # the signal alone does it too (a full disk); only the reason is lost
             statefile.write_file(at.stop, text.encode(), sync=False)
-        grace = 3600.0 if grace_seconds is None else grace_seconds
-        until = time.monotonic() + grace + _STOP_MARGIN_SECONDS
-        _signal_supervisor(found, signal.SIGTERM, until)
-        current = statefile.read_state(at.state)
-        if current is None or current.finished:
-            return current
-        if statefile.is_locked(at.lock):  # it does not react: end it, and what it would have ended
-            _signal_supervisor(found, signal.SIGKILL, time.monotonic() + _STOP_MARGIN_SECONDS)
-        return _interrupted(at)
+        grace = _LONGEST_GRACE_SECONDS if grace_seconds is None else grace_seconds
+        if not await _end_supervisor(found, signal.SIGTERM, grace + _STOP_MARGIN_SECONDS):
+            # It does not react: end it, and with it what it would have ended.
+            await _end_supervisor(found, signal.SIGKILL, _STOP_MARGIN_SECONDS)
+        return await self.state(folder, attempt)
 
 
 def _was_started(at: AttemptFolder) -> bool:
@@ -252,20 +247,24 @@ def _sweep(at: AttemptFolder) -> list[int]:
     return left
 
 
-def _signal_supervisor(state: RunState, number: int, until: float) -> None:
-    """Signal that very supervisor and wait until it has ended, at most until then (monotonic)."""
-    import select
-
+async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:  # noqa: ASYNC109 (its own meaning)
+    """Signal that very supervisor and wait until it has ended, so many seconds at most. Whether it has."""
     handle = _open_process(state)
     if handle is None:
-        return
+        return True
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
     try:
         signal.pidfd_send_signal(handle, number)
-        select.select([handle], [], [], max(0.0, until - time.monotonic()))
+        await asyncio.wait_for(ended.wait(), timeout)
     except ProcessLookupError:
-        return
+        return True
+    except (TimeoutError, asyncio.TimeoutError):
+        return False
     finally:
-        os.close(handle)
+        _forget(loop, handle)
+    return True
 
 
 def _open_process(state: RunState) -> int | None:
