@@ -61,7 +61,9 @@ def _picture(screen: pyte.Screen, title: str) -> str:
         lines.pop(0)
     console = Console(record=True, width=screen.columns, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
     console.print(Text("\n").join(lines), soft_wrap=True)
-    return console.export_svg(title=title, unique_id="terminal")
+    svg = console.export_svg(title=title, unique_id="terminal")
+    # A picture fetches nothing: the reader's own monospace font does.
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", "monospace")
 
 
 def _show(screen: pyte.Screen) -> str:

@@ -45,11 +45,12 @@ _MODULES = {
     "TrainingJob": "pulumi_tfjobs.sdk.resources",
 }
 
+if not TYPE_CHECKING:  # a type checker must see that there is no other name
 
-def __getattr__(name: str) -> Any:
-    # Lazy: the plugin and a run's supervisor import submodules and must not pay for the Pulumi SDK (a second).
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        # Lazy: the plugin and a run's supervisor import submodules and must not pay for the Pulumi SDK (a second).
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    return getattr(import_module(_MODULES.get(name, "pulumi_tfjobs.sdk.types")), name)
+        return getattr(import_module(_MODULES.get(name, "pulumi_tfjobs.sdk.types")), name)

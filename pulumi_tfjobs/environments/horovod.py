@@ -7,7 +7,6 @@ was compiled; a replica needs no LD_LIBRARY_PATH for it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -211,21 +210,20 @@ class _Compilation:
         return wheel
 
     def _compile(self, venv: Path, python: Path) -> Path:
-        with contextlib.ExitStack() as stack:
-            if re.search(r"\s", str(venv)):
-                # Horovod's CMake files do not quote TensorFlow's path.
-                short = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfjobs-"))
-                (link := Path(short) / "venv").symlink_to(venv)
-                venv, python = link, link / python.relative_to(venv)
-            return self._pip_wheel(venv, python)
+        # Sources and objects take about 1 GB: beside the cache, as /tmp may be small (a tmpfs in a container).
+        temporary = self._workspace / "tmp"
+        temporary.mkdir()
+        if not re.search(r"\s", str(temporary)):
+            return self._pip_wheel(venv, python, temporary)
+        # Horovod's CMake files do not quote TensorFlow's path and their own.
+        with tempfile.TemporaryDirectory(prefix="tfjobs-") as folder:
+            (link := Path(folder) / "venv").symlink_to(venv)
+            return self._pip_wheel(link, link / python.relative_to(venv), Path(folder))
 
-    def _pip_wheel(self, venv: Path, python: Path) -> Path:
+    def _pip_wheel(self, venv: Path, python: Path, temporary: Path) -> Path:
         cmake = self._workspace / "cmake"
         cmake.write_text(_CMAKE, "utf-8")
         cmake.chmod(0o700)
-        # Sources and objects take about 1 GB; /tmp may be small (a tmpfs in a container).
-        temporary = self._workspace / "tmp"
-        temporary.mkdir()
         mpi = {"HOROVOD_WITH_MPI": "1"} if self._key.mpi != "gloo" else {"HOROVOD_WITHOUT_MPI": "1"}
         env = tool_environment(
             HOROVOD_WITH_TENSORFLOW="1",
@@ -264,7 +262,9 @@ class _Compilation:
 
     def _watch(self, line: str) -> None:
         # The first errors tell; what follows is make and setup.py giving up.
-        if len(self._errors) < SHOWN_ERRORS and re.search(r"\berror:\s|CMake Error|^ERROR: ", line, re.IGNORECASE):
+        if len(self._errors) < SHOWN_ERRORS and re.search(
+            r"\berror:\s|cannot open|CMake Error|^ERROR: ", line, re.IGNORECASE
+        ):
             self._errors.append(line.strip())
         if percent := compiled_percent(line):
             self._doing = f"compiling {percent}%"

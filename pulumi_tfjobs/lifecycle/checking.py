@@ -155,7 +155,7 @@ def preview(spec: JobSpec) -> PreviewInfo:
         unknown = ", ".join(sorted(spec.unknown))
         return PreviewInfo(None, None, f"the run cannot be named before {unknown} is known", None)
     digest = spec.digest
-    summary = preview_summary(build_plan(spec))
+    summary = f"{spec.run_id}: {preview_summary(build_plan(spec))}"
     store = open_store(open_target(spec.target).namespace)
     run = store.by_digest(digest)
     if run is None or not os.path.isdir(store.folder(run.run_id).root):  # never run, or its folder was deleted

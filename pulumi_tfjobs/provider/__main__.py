@@ -35,7 +35,9 @@ def main() -> None:
     import asyncio
 
     try:
-        asyncio.run(_serve(arguments[0] if arguments else "", engine, tuple(added)))
+        # The loop is left as it is, with what still waits on it: asyncio.run would wait for a component's construction
+        # whose engine is gone, for ever.
+        asyncio.new_event_loop().run_until_complete(_serve(arguments[0] if arguments else "", engine, tuple(added)))
     except KeyboardInterrupt:
         code = 0
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
