@@ -16,6 +16,7 @@
         supervisor.log    the supervisor's own log
         stop              present once somebody asked to stop the run; holds the reason
         src/              the replicas' working directory: a private copy of the source snapshot
+        tmp               link to the replicas' TMPDIR, there as long as they run
         replicas/<type>-<index>.log
 """
 
@@ -57,6 +58,10 @@ class AttemptFolder:
     @property
     def source(self) -> str:
         return self._at("src")
+
+    @property
+    def temporary(self) -> str:
+        return self._at("tmp")
 
     @property
     def replicas(self) -> str:

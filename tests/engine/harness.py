@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -92,16 +93,18 @@ class Result:
     text: str
     events: tuple[dict[str, Any], ...] = ()
 
-    def _steps(self) -> Iterator[dict[str, Any]]:
+    def _steps(self, *kinds: str) -> Iterator[dict[str, Any]]:
         for event in self.events:
-            if "resourcePreEvent" in event:
-                yield event["resourcePreEvent"]["metadata"]
+            for kind in kinds:
+                if kind in event:
+                    yield event[kind]["metadata"]
 
     @cached_property
     def ops(self) -> dict[str, str]:
         """Resource's name → what the engine did with it. Of a replacement's steps the one that names it."""
         found: dict[str, str] = {}
-        for step in self._steps():
+        # What a refresh found is said only once it has been done.
+        for step in self._steps("resourcePreEvent", "resOutputsEvent"):
             if step["type"] in {JOB, COMPONENT}:
                 kind = f"{name_of(step['urn'])}" if step["type"] == JOB else f"component {name_of(step['urn'])}"
                 op = step["op"]
@@ -113,7 +116,7 @@ class Result:
     def diff(self, name: str) -> dict[str, str]:
         """Property path → kind of change, of the job with this resource name."""
         found: dict[str, str] = {}
-        for step in self._steps():
+        for step in self._steps("resourcePreEvent"):
             if step["type"] == JOB and name_of(step["urn"]) == name:
                 found.update({path: item["diffKind"] for path, item in (step["detailedDiff"] or {}).items()})
         return found
@@ -188,11 +191,37 @@ class Gate:
 class Running:
     """A command of the engine in the background, in a process group of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Path, events: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], events: Path) -> None:
         self._process = process
-        self._output = output
         self._events = events
+        self._lines: list[str] = []
+        self._more = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.pid = process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                with self._more:
+                    self._lines.append(line)
+                    self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
+
+    @property
+    def text(self) -> str:
+        with self._more:
+            return "".join(self._lines)
+
+    def says(self, text: str) -> None:
+        """Wait until this is in the output."""
+        with self._more:
+            self._more.wait_for(lambda: self._ended or any(text in line for line in self._lines), DEADLINE)
+        assert text in self.text, f"it was not said: {text}\n{self.text}"
 
     def interrupt(self) -> None:
         """Ctrl-C in a terminal: SIGINT for the whole group."""
@@ -204,15 +233,16 @@ class Running:
 
     def plugin(self) -> psutil.Process:
         """The plugin that serves this command."""
-        (found,) = [p for p in psutil.Process(self.pid).children(recursive=True) if PLUGIN in " ".join(p.cmdline())]
+        children = psutil.Process(self.pid).children(recursive=True)
+        (found,) = [process for process in children if PLUGIN in _mentions(process, environment=False)]
         return found
 
-    def ends(self, deadline: float = DEADLINE) -> Result:
-        code = self._process.wait(deadline)
-        text = self._output.read_text(encoding="utf-8")
+    def ends(self) -> Result:
+        code = self._process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
         # A killed engine may have been in the middle of a line.
         lines = self._events.read_text(encoding="utf-8").splitlines() if self._events.exists() else []
-        return Result(code, text, tuple(json.loads(line) for line in lines if line.endswith("}")))
+        return Result(code, self.text, tuple(json.loads(line) for line in lines if line.endswith("}")))
 
     def abandon(self) -> None:
         if self._process.poll() is None:
@@ -330,21 +360,20 @@ class Project:
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Running:
         """Begin a command. The test waits for what it does at the gate, or with ``ends``."""
         self._commands += 1
-        output = self.root / f"command-{self._commands}.txt"
-        events = self.root / f"command-{self._commands}.events"
+        events = self.root / f"events-{self._commands}"
         logged = arguments[0] in {"up", "preview", "refresh", "destroy"}
         options = ["--event-log", str(events), "--color", "never"] if logged else []
-        with output.open("wb") as stream:
-            process = subprocess.Popen(
-                ["pulumi", *arguments, "--non-interactive", *options],
-                cwd=self.folder,
-                env={**self.environment, **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running = Running(process, output, events)
+        process = subprocess.Popen(
+            ["pulumi", *arguments, "--non-interactive", *options],
+            cwd=self.folder,
+            env={**self.environment, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        running = Running(process, events)
         self._running.append(running)
         return running
 
@@ -365,8 +394,8 @@ class Project:
     def preview(self, **more: Any) -> Result:
         return self.pulumi("preview", "--diff", **more)
 
-    def refresh(self, **more: Any) -> Result:
-        return self.pulumi("refresh", "--yes", "--skip-preview", **more)
+    def refresh(self, options: Sequence[str] = (), **more: Any) -> Result:
+        return self.pulumi("refresh", "--yes", "--skip-preview", *options, **more)
 
     def destroy(self, **more: Any) -> Result:
         return self.pulumi("destroy", "--yes", "--skip-preview", **more)
@@ -380,9 +409,14 @@ class Project:
         return self.pulumi("stack", "export").text
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """The jobs in the state, by resource name."""
+        """The jobs in the state, by resource name; without what every command of the engine changes."""
         resources = json.loads(self.export())["deployment"].get("resources", [])
-        return {name_of(item["urn"]): item for item in resources if item["type"] == JOB}
+        changing = {"created", "modified", "propertyDependencies"}
+        return {
+            name_of(item["urn"]): {key: value for key, value in item.items() if key not in changing}
+            for item in resources
+            if item["type"] == JOB
+        }
 
     # What is there beside the engine
 
@@ -418,9 +452,9 @@ class Project:
         shutil.rmtree(self._short)
 
 
-def _mentions(process: psutil.Process) -> str:
+def _mentions(process: psutil.Process, *, environment: bool = True) -> str:
     try:
-        return " ".join([*process.cmdline(), *process.environ().values()])
+        return " ".join([*process.cmdline(), *(process.environ().values() if environment else ())])
     except psutil.Error:
         return ""
 

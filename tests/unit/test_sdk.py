@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pulumi
 import pytest
 from pulumi.runtime import mocks, rpc
+from pulumi.runtime.stack import wait_for_rpcs
 
 import pulumi_tfjobs as tfjobs
 from pulumi_tfjobs.sdk.outputs import OUTPUTS, camel
@@ -17,6 +20,7 @@ from pulumi_tfjobs.sdk.resources import job_inputs
 from pulumi_tfjobs.sdk.types import JobArgs
 from pulumi_tfjobs.spec.args import KEYS, parse_args
 
+DEADLINE = 20.0
 ANSWER: dict[str, Any] = {
     "runId": "mnist-1a2b3c4d5e6f",
     "digest": "1a2b3c4d5e6f",
@@ -69,23 +73,34 @@ def plain(value: Any) -> Any:
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    created = Engine()
-    pulumi.runtime.set_mocks(created, preview=getattr(request, "param", False))
-    yield created
-    pulumi.runtime.settings.reset_options()
+def engine() -> Engine:
+    return Engine()
 
 
-def run(program: Callable[[], Any]) -> Any:
-    """Run a program as Pulumi does, and wait until everything is registered; what its outputs resolve to."""
-    found: list[Any] = []
+def run(engine: Engine, program: Callable[[], Any], *, preview: bool = False) -> Any:
+    """Run a program as Pulumi does, and wait until everything is registered; what its output resolves to."""
 
-    @pulumi.runtime.test
-    def whole() -> pulumi.Output[None]:
-        return pulumi.Output.from_input(program()).apply(found.append)
+    loops: list[asyncio.AbstractEventLoop] = []
 
-    whole()
-    return found[0] if found else None
+    def own_loop() -> None:
+        # Pulumi's mocks make one for each thread that has none, and never close it.
+        loops.append(asyncio.new_event_loop())
+        asyncio.set_event_loop(loops[-1])
+
+    async def whole() -> Any:
+        asyncio.get_running_loop().set_default_executor(threads)
+        pulumi.runtime.settings.reset_options()
+        pulumi.runtime.set_mocks(engine, preview=preview)
+        output = pulumi.Output.from_input(program())
+        await wait_for_rpcs()
+        return await output.future()
+
+    with ThreadPoolExecutor(4, initializer=own_loop) as threads:
+        try:
+            return asyncio.run(asyncio.wait_for(whole(), DEADLINE))
+        finally:
+            for loop in loops:
+                loop.close()
 
 
 # What goes to the provider
@@ -134,7 +149,7 @@ EVERY_ARGUMENT: dict[str, tuple[Any, Any]] = {
 
 def test_every_argument_arrives_under_its_name_on_the_wire(engine: Engine) -> None:
     given = {name: value for name, (value, _) in EVERY_ARGUMENT.items()}
-    run(lambda: tfjobs.TensorFlow("job", **given).run_id)
+    run(engine, lambda: tfjobs.TensorFlow("job", **given).run_id)
     assert engine.inputs == {camel(name): expected for name, (_, expected) in EVERY_ARGUMENT.items()}
 
 
@@ -165,25 +180,40 @@ def test_typed_distributions_are_what_the_provider_takes(distribution: Any, wire
     assert args.distribution.kind == wire["kind"]
 
 
+def job(**arguments: Any) -> Callable[[], Any]:
+    """A program with one job; ``arguments`` may be functions, for outputs exist only while a program runs."""
+
+    def program() -> Any:
+        given = {name: value() if callable(value) else value for name, value in arguments.items()}
+        return tfjobs.TensorFlow("job", **{"source_directory": "s", "entry_script": "t", **given}).run_id
+
+    return program
+
+
+def later(value: Any) -> pulumi.Output[Any]:
+    return pulumi.Output.from_input(value)
+
+
 def test_plain_maps_are_taken_as_well_as_typed_values(engine: Engine) -> None:
-    run(lambda: tfjobs.TensorFlow("job", source_directory="s", entry_script="t", compute_target={"kind": "local"},
-                                  distribution={"kind": "single"}).run_id)  # fmt: skip
+    run(engine, job(compute_target={"kind": "local"}, distribution={"kind": "single"}))
     assert engine.inputs["computeTarget"] == {"kind": "local"}
     assert engine.inputs["distribution"] == {"kind": "single"}
 
 
 def test_what_is_not_given_is_not_sent(engine: Engine) -> None:
-    run(lambda: tfjobs.TensorFlow("job", source_directory="s", entry_script="t", distributed_backend=None).run_id)
+    run(engine, job(distributed_backend=None))
     assert engine.inputs == {"sourceDirectory": "s", "entryScript": "t"}
 
 
 def test_outputs_of_other_resources_are_inputs(engine: Engine) -> None:
-    later = pulumi.Output.from_input
-    run(lambda: tfjobs.TensorFlow(
-        "job", source_directory=later("s"), entry_script="t", worker_count=later(2),
-        script_params=later({"--flag": None, "--lr": 0.5}), compute_target=tfjobs.LocalTarget(slots=later(3)),
-        arguments=[later("x")],
-    ).run_id)  # fmt: skip
+    program = job(
+        source_directory=lambda: later("s"),
+        worker_count=lambda: later(2),
+        script_params=lambda: later({"--flag": None, "--lr": 0.5}),
+        compute_target=lambda: tfjobs.LocalTarget(slots=later(3)),
+        arguments=lambda: [later("x")],
+    )
+    run(engine, program)
     assert engine.inputs["scriptParams"] == {"--flag": "", "--lr": 0.5}
     assert engine.inputs["computeTarget"]["slots"] == 3
     assert engine.inputs["workerCount"] == 2
@@ -191,27 +221,23 @@ def test_outputs_of_other_resources_are_inputs(engine: Engine) -> None:
 
 
 def test_a_flag_whose_value_turns_out_to_be_none_is_not_lost(engine: Engine) -> None:
-    params = {"--a": pulumi.Output.from_input(None), "--b": pulumi.Output.from_input(1)}
-    run(lambda: tfjobs.TensorFlow("job", source_directory="s", entry_script="t", script_params=params).run_id)
+    run(engine, job(script_params=lambda: {"--a": later(None), "--b": later(1)}))
     assert engine.inputs["scriptParams"] == {"--a": "", "--b": 1}
 
 
 def test_a_secret_variable_is_marked_on_the_wire(engine: Engine) -> None:
-    secret = pulumi.Output.secret("hush")
-    run(lambda: tfjobs.TensorFlow("job", source_directory="s", entry_script="t",
-                                  environment_variables={"KEY": secret, "OTHER": "x"}).run_id)  # fmt: skip
+    run(engine, job(environment_variables=lambda: {"KEY": pulumi.Output.secret("hush"), "OTHER": "x"}))
     assert engine.inputs["environmentVariables"] == {"KEY": "hush", "OTHER": "x"}
     marked = engine.job.inputs["environmentVariables"]
-    assert rpc._special_secret_sig in (marked.get(rpc._special_sig_key), *(
-        item.get(rpc._special_sig_key) for item in marked.values() if isinstance(item, dict)
-    ))  # fmt: skip
+    marks = [item[rpc._special_sig_key] for item in (marked, *marked.values()) if rpc._special_sig_key in item]
+    assert marks == [rpc._special_secret_sig]
 
 
 # Component and resource
 
 
 def test_the_component_holds_one_job_of_the_same_name(engine: Engine) -> None:
-    job = run(lambda: tfjobs.TensorFlow("mnist", source_directory="s", entry_script="t").job.urn)
+    job = run(engine, lambda: tfjobs.TensorFlow("mnist", source_directory="s", entry_script="t").job.urn)
     assert set(engine.registered) == {"tfjobs:index:TensorFlow", "tfjobs:index:TrainingJob"}
     assert engine.job.name == "mnist"
     assert job.endswith("tfjobs:index:TensorFlow$tfjobs:index:TrainingJob::mnist")
@@ -246,17 +272,19 @@ def test_every_output_arrives_with_its_type(engine: Engine, kind: Any) -> None:
         job = kind("mnist", source_directory="s", entry_script="t")
         return pulumi.Output.all(**{camel(name): getattr(job, name) for name in OUTPUTS})
 
-    found = run(program)
+    found = run(engine, program)
     assert found == ANSWER
     assert {name for name in OUTPUTS if isinstance(found[camel(name)], int)} == {"attempt", "exit_code", "world_size"}
 
 
 def test_a_metric_can_be_used_by_its_tag(engine: Engine) -> None:
-    accuracy = run(lambda: tfjobs.TensorFlow("mnist", source_directory="s", entry_script="t").metrics["accuracy"])
+    def program() -> Any:
+        return tfjobs.TensorFlow("mnist", source_directory="s", entry_script="t").metrics["accuracy"]
+
+    accuracy = run(engine, program)
     assert accuracy == 0.97
 
 
-@pytest.mark.parametrize("engine", [True], indirect=True)
 def test_in_a_preview_unknown_inputs_and_outputs_stay_unknown(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown_until_up(args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         engine.registered[args.typ] = args
@@ -273,7 +301,7 @@ def test_in_a_preview_unknown_inputs_and_outputs_stay_unknown(engine: Engine, mo
         job.metrics["accuracy"].apply(seen.append)
         return job.job.urn
 
-    run(program)
+    run(engine, program, preview=True)
     assert seen == []
     assert engine.inputs["scriptParams"]["--epochs"] == 3
     assert isinstance(engine.inputs["scriptParams"]["--lr"], pulumi.output.Unknown)

@@ -18,7 +18,7 @@ from pulumi_tfjobs.spec import policy
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import statefile
+from pulumi_tfjobs.targets.local import statefile, temporary
 from pulumi_tfjobs.targets.local.blame import culprit
 from pulumi_tfjobs.targets.local.detach import say, say_traceback
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
@@ -362,6 +362,7 @@ class Supervisor:
     def _finish(self) -> None:
         self._close_pipes()
         self.launch.settle()
+        temporary.remove(self.folder)
         phase, reason = self.verdict or (phases.FAILED, "the run ended without a verdict")
         first = self.failures[0] if self.failures else None
         code = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import gpus, mpi
+from pulumi_tfjobs.targets.local import gpus, mpi, temporary
 from pulumi_tfjobs.targets.local.logs import Log, make_pipe
 from pulumi_tfjobs.targets.local.members import MARKER, Member, fill, replica_environment, spawn
 from pulumi_tfjobs.targets.local.ports import Claim, Ports, listen
@@ -93,6 +93,8 @@ class Launch:
             TFJOBS_ATTEMPT=str(self.folder.number),
         )
         env[MARKER] = self.folder.root
+        if private := temporary.make(self.folder):
+            env["TMPDIR"] = private
         if self.plan["use_gpu"]:
             env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, from which the indices are
         return env

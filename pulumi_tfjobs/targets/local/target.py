@@ -18,7 +18,7 @@ from pulumi_tfjobs.spec.model import EnvironmentSpec
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import gpus, mpi, start, statefile
+from pulumi_tfjobs.targets.local import gpus, mpi, start, statefile, temporary
 from pulumi_tfjobs.targets.local.members import MARKER
 from pulumi_tfjobs.targets.local.options import check_options
 from pulumi_tfjobs.targets.local.processes import carriers, is_same, send
@@ -214,6 +214,7 @@ def _interrupted(at: AttemptFolder) -> RunState | None:
         if found.finished:
             return found
         left = _sweep(at)
+        temporary.remove(at)
         reason = "the process that supervised the run is gone (killed, or the machine was restarted)"
         if left:
             reason += f"; processes {left} of the run could not be ended"

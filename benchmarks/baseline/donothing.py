@@ -1,0 +1,83 @@
+"""A provider that does nothing, written as the SDK's documentation has it: a servicer of `pulumi.provider.server`
+with the few methods that a resource needs, on the SDK's own messages. It copies inputs to outputs and decodes nothing.
+"""
+
+# ruff: noqa: N802, ARG002 - names and arguments are those of the protocol
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import grpc.aio
+import pulumi
+import pulumi.provider
+from google.protobuf import empty_pb2
+from pulumi.provider.server import ProviderServicer
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+
+TYPE = "donothing:index:Resource"
+SCHEMA = {"name": "donothing", "version": "0.1.0", "resources": {TYPE: {}}}
+
+
+class DoNothing(ProviderServicer):
+    async def GetPluginInfo(self, request: Any, context: Any) -> Any:
+        return plugin_pb2.PluginInfo(version="0.1.0")
+
+    async def GetSchema(self, request: Any, context: Any) -> Any:
+        return provider_pb2.GetSchemaResponse(schema=json.dumps(SCHEMA))
+
+    async def CheckConfig(self, request: Any, context: Any) -> Any:
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    async def DiffConfig(self, request: Any, context: Any) -> Any:
+        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
+
+    async def Configure(self, request: Any, context: Any) -> Any:
+        return provider_pb2.ConfigureResponse(
+            acceptSecrets=True, supportsPreview=True, acceptResources=True, acceptOutputs=True
+        )
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    async def Diff(self, request: Any, context: Any) -> Any:
+        same = request.old_inputs == request.news
+        kind = provider_pb2.DiffResponse
+        return kind(changes=kind.DIFF_NONE if same else kind.DIFF_SOME)
+
+    async def Create(self, request: Any, context: Any) -> Any:
+        return provider_pb2.CreateResponse(id="" if request.preview else "nothing", properties=request.properties)
+
+    async def Update(self, request: Any, context: Any) -> Any:
+        return provider_pb2.UpdateResponse(properties=request.news)
+
+    async def Delete(self, request: Any, context: Any) -> Any:
+        return empty_pb2.Empty()
+
+    async def Cancel(self, request: Any, context: Any) -> Any:
+        return empty_pb2.Empty()
+
+
+class Resource(pulumi.CustomResource):
+    """The program's side of it."""
+
+    def __init__(self, name: str, **properties: Any) -> None:
+        super().__init__(TYPE, name, properties, pulumi.ResourceOptions(version="0.1.0"))
+
+
+async def serve() -> None:
+    server = grpc.aio.server()
+    servicer = DoNothing(pulumi.provider.Provider("0.1.0"), sys.argv[1:], engine_address=sys.argv[1])
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    await server.wait_for_termination()
+
+
+def main() -> None:
+    asyncio.run(serve())
