@@ -17,7 +17,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.engine import many, plugin_start, up_300_launched  # noqa: E402
+from benchmarks.engine import many, plugin_start  # noqa: E402
 from benchmarks.launch import launch_horovod, launch_single  # noqa: E402
 from benchmarks.measure import LEAST_REPEATS, Figure  # noqa: E402
 from benchmarks.plugin import Workplace  # noqa: E402
@@ -41,8 +41,18 @@ BENCHMARKS = {
     "launch_horovod": Benchmark(launch_horovod, 5, ("launch_horovod_bare",)),
     "throughput": Benchmark(throughput, 9),
     "logs_1m": Benchmark(logs_1m, 5, ("logs_1m_buffered",)),
-    "preview_300": Benchmark(many, 5, ("preview_300_unchanged", "up_300")),
-    "up_300_launched": Benchmark(up_300_launched, 5),
+    "preview_300": Benchmark(
+        many,
+        5,
+        (
+            "preview_300_lean",
+            "preview_300_unchanged",
+            "preview_300_unchanged_lean",
+            "up_300",
+            "up_300_lean",
+            "up_300_launched",
+        ),
+    ),
 }
 
 
@@ -95,7 +105,7 @@ def keep(entries: dict[str, Any]) -> None:
 
 def show(figures: list[Figure]) -> None:
     table = Table(title="median, and quartiles of the ratios of neighbours")
-    for column in ("", "value", "baseline", "ratio", "spread", "n", "aim", "reached"):
+    for column in ("", "value", "baseline", "ratio", "spread", "above", "n", "aim", "reached"):
         table.add_column(column, justify="left" if column in {"", "aim", "reached"} else "right", no_wrap=True)
     for figure in figures:
         entry = figure.to_json()
@@ -107,13 +117,14 @@ def show(figures: list[Figure]) -> None:
             f"{entry['baseline']:,.4g}",
             f"{entry['ratio']:.3f}",
             f"{low:.3f}–{high:.3f}",
+            f"{figure.above:+,.4g}",
             str(entry["n"]),
             aim or "–",
-            ("yes" if figure.reached else f"no ({figure.above:+.3g} {figure.unit})") if aim else "–",
+            ("yes" if figure.reached else "no") if aim else "–",
         )
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)
+        console = Console(width=150)
     console.print(table)
     for figure in figures:
         for key, value in figure.more.items():

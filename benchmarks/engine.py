@@ -11,7 +11,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-from typing import Any
 
 from benchmarks.launch import BASELINE
 from benchmarks.measure import Aim, Figure, interleaved
@@ -43,7 +42,7 @@ sys.path.insert(0, {baseline!r})
 import donothing
 
 for number in range({count}):
-    donothing.Resource(
+    donothing.{resource}(
         f"job-{{number}}",
         sourceDirectory="src",
         entryScript="train.py",
@@ -97,14 +96,14 @@ def plugin_start(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
 class _Project:
     """A Pulumi program of 300 resources on a file backend of its own."""
 
-    def __init__(self, place: Workplace, name: str, plugins: str, program: str) -> None:
+    def __init__(self, place: Workplace, name: str, plugins: str, program: str, resource: str = "") -> None:
         if shutil.which("pulumi") is None:
-            raise SystemExit("there is no pulumi on PATH. To fix: make bench, or eval \"$(make -s env)\" before")
+            raise SystemExit('there is no pulumi on PATH. To fix: make bench, or eval "$(make -s env)" before')
         self.folder = place.path(name)
         backend = place.path("backend")
         os.makedirs(os.path.join(self.folder, "src"))
         os.makedirs(backend)
-        self._program = program
+        self._program, self._resource = program, resource
         virtualenv = os.path.dirname(sysconfig.get_path("scripts"))
         self._write("src/train.py", _SCRIPT)
         self._write(
@@ -130,7 +129,9 @@ class _Project:
             stream.write(text)
 
     def write(self, rerun: str) -> None:
-        self._write("__main__.py", self._program.format(count=COUNT, rerun=rerun, baseline=BASELINE))
+        self._write(
+            "__main__.py", self._program.format(count=COUNT, rerun=rerun, baseline=BASELINE, resource=self._resource)
+        )
 
     def new_stack(self) -> None:
         self._stacks += 1
@@ -165,64 +166,60 @@ class _Project:
         return time.monotonic() - began, done.stdout
 
 
-def _projects(place: Workplace) -> tuple[_Project, _Project]:
-    ours = _Project(place, "tfjobs", sysconfig.get_path("scripts"), _JOBS)
-    nothing = _Project(place, "donothing", os.path.dirname(baseline_plugin(place)), _NOTHINGS)
-    ours.write("the same")
-    nothing.write("the same")
-    return ours, nothing
+def _projects(place: Workplace) -> dict[str, _Project]:
+    plugins = os.path.dirname(baseline_plugin(place))
+    return {
+        "jobs": _Project(place, "tfjobs", sysconfig.get_path("scripts"), _JOBS),
+        "same shape": _Project(place, "donothing", plugins, _NOTHINGS, "Shaped"),
+        "lean": _Project(place, "donothing", plugins, _NOTHINGS, "Resource"),
+    }
 
 
 def many(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
-    ours, nothing = _projects(place)
-    ours.new_stack()
-    tell(f"the runs that the store shall know: {ours.up(COUNT + 1):.1f} s")
-    names = ("preview", "up", "unchanged")
-    taken: dict[str, dict[str, list[float]]] = {side: {name: [] for name in names} for side in ("ours", "nothing")}
+    """Each repeat: 300 jobs that really run; then, in a new stack, the same jobs (their runs are in the store now); then
+    the same with each of the baselines."""
+    projects = _projects(place)
+    steps = ("preview", "up", "unchanged")
+    taken: dict[str, dict[str, list[float]]] = {side: {step: [] for step in steps} for side in projects}
+    launched: list[float] = []
     for number in range(repeats):
-        for side, project in (("ours", ours), ("nothing", nothing)):
+        for side, project in projects.items():
+            project.write(f"repeat {number}")
+            if side == "jobs":
+                project.new_stack()
+                launched.append(project.up(COUNT + 1))
+                tell(f"{number + 1}/{repeats} launched: up {launched[-1]:.2f} s")
             project.new_stack()
             times = {"preview": project.preview(COUNT + 1)}
             times["up"] = project.up(COUNT + 1)
             times["unchanged"] = project.preview(0)
-            for name, seconds in times.items():
-                taken[side][name].append(seconds)
-            tell(f"{number + 1}/{repeats} {side}: " + ", ".join(f"{name} {times[name]:.2f} s" for name in names))
-    against = f"vs. {COUNT} resources of a provider that does nothing"
-
-    def figure(name: str, of: str, what: str) -> Figure:
-        return Figure(name, f"{what}, {against}", "s", taken["ours"][of], taken["nothing"][of], Aim(ratio_at_most=1.15))
-
-    return [
-        figure("preview_300", "preview", f"preview of {COUNT} new jobs whose runs are in the store"),
-        figure("preview_300_unchanged", "unchanged", f"preview of {COUNT} jobs with nothing changed"),
-        figure("up_300", "up", f"up of {COUNT} new jobs whose runs are in the store"),
-    ]
-
-
-def up_300_launched(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
-    ours, nothing = _projects(place)
-
-    def launched(number: int) -> float:
-        ours.write(f"launch {number}")
-        ours.new_stack()
-        return ours.up(COUNT + 1)
-
-    def created(_: int) -> float:
-        nothing.new_stack()
-        return nothing.up(COUNT + 1)
-
-    samples = interleaved(repeats, {"launched": launched, "nothing": created}, tell)
-    pairs = zip(samples["launched"], samples["nothing"], strict=True)
+            for step, seconds in times.items():
+                taken[side][step].append(seconds)
+            tell(f"{number + 1}/{repeats} {side}: " + ", ".join(f"{step} {times[step]:.2f} s" for step in steps))
+    figures = []
+    for name, step, what in (
+        ("preview_300", "preview", f"preview of {COUNT} new jobs whose runs are in the store"),
+        ("preview_300_unchanged", "unchanged", f"preview of {COUNT} jobs with nothing changed"),
+        ("up_300", "up", f"up of {COUNT} new jobs whose runs are in the store"),
+    ):
+        for suffix, side, against in (
+            ("", "same shape", "of a provider that does nothing, with as many inputs and outputs"),
+            ("_lean", "lean", "of a provider that does nothing and has no outputs"),
+        ):
+            text = f"{what}, vs. {COUNT} resources {against}"
+            figures.append(
+                Figure(name + suffix, text, "s", taken["jobs"][step], taken[side][step], Aim(ratio_at_most=1.15))
+            )
+    pairs = zip(launched, taken["same shape"]["up"], strict=True)
     a_job = statistics.median((ours - theirs) * 1000 / COUNT for ours, theirs in pairs)
-    more: dict[str, Any] = {"ms_a_job": round(a_job, 1)}
-    return [
+    figures.append(
         Figure(
             "up_300_launched",
-            f"up of {COUNT} jobs that really start a process each, vs. {COUNT} resources of a provider that does nothing",
+            f"up of {COUNT} jobs that really start a process each, vs. a provider that does nothing, of the same shape",
             "s",
-            samples["launched"],
-            samples["nothing"],
-            more=more,
+            launched,
+            taken["same shape"]["up"],
+            more={"ms_a_job": round(a_job, 1)},
         )
-    ]
+    )
+    return figures

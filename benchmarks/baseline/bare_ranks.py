@@ -1,6 +1,6 @@
 """Two Horovod ranks without any launcher: a rendezvous server, two processes, and no more than they need.
 
-    python bare_ranks.py <script>      (with the training environment's interpreter)
+python bare_ranks.py <script>      (with the training environment's interpreter)
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class _Ensuring:
             files = self.folder.attempt(attempt)
             await _whole(asyncio.to_thread(self._check_out, files.source))
             with _disk(self.folder):
-                await asyncio.to_thread(write_json, files.plan, plan.to_json())
+                await asyncio.to_thread(write_json, files.plan, plan.to_json(), durable=False)
             report("launching")
             await _whole(self.target.launch(plan, self.folder, attempt, environment, self.secrets))
             await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)

@@ -34,8 +34,8 @@ async def _find(resource_id: str) -> _Found | None:
 
     Raises TargetUnavailable where its kind of target is not known here, StoreError.
     """
-    parts = resource_id.split("/")
-    if len(parts) != 3 or any(part in ("", ".", "..") or "\0" in part for part in parts):
+    parts = _parse(resource_id)
+    if parts is None:
         return None
     kind, namespace, run_id = parts
     try:
@@ -55,10 +55,32 @@ async def _find(resource_id: str) -> _Found | None:
     return _Found(store, run, record, open_target(TargetRef(record["target"]["kind"], options)))
 
 
+def _parse(resource_id: str) -> list[str] | None:
+    """Kind, store and run id; None where it is no id of ours."""
+    parts = resource_id.split("/")
+    return None if len(parts) != 3 or any(part in ("", ".", "..") or "\0" in part for part in parts) else parts
+
+
+def _expect_store(resource_id: str) -> None:
+    """A store that is not here (another machine's, an unmounted folder) cannot say that a run is gone."""
+    parts = _parse(resource_id)
+    if parts is None:
+        return
+    store = open_store(parts[1])
+    if not store.exists():
+        raise TargetUnavailable(
+            f"{resource_id}: there is no run store {parts[1]!r} on this machine ({store.root}), so nobody can tell what "
+            "became of the run. Expected: the store that the run was recorded in. To fix: work on the machine that ran "
+            "it, mount the folder or name it with TFJOBS_HOME; where it was deleted for good, `pulumi destroy` or "
+            "`pulumi state delete` removes the resource"
+        )
+
+
 async def read(resource_id: str) -> ReadResult | None:
     """The run as it is now; None where there is definitely none of that id. Raises TargetUnavailable, StoreError."""
     found = await _find(resource_id)
     if found is None:
+        await asyncio.to_thread(_expect_store, resource_id)
         return None
     store, run, record, target = found
     state = await target.state(found.folder, run.attempts) if run.attempts else None

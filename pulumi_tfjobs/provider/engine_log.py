@@ -20,6 +20,8 @@ INTERVAL_VARIABLE = "TFJOBS_STATUS_SECONDS"
 
 SEND_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
+# What ends sooner (a run that is reused) shows its last status alone: hundreds of jobs would keep the engine busy.
+FIRST_SECONDS = 0.2
 # In a log file every status is a line of its own. A job of hours would fill it, so they come ever more seldom.
 _SHORTEST, _LONGEST, _SHARE = 1.0, 30.0, 0.1
 _TERMINAL_MAJORS = frozenset({4, 5, *range(136, 144)})
@@ -116,6 +118,8 @@ class Row:
         self._pending = lines[0]
         if final:
             self._hurry.set()
+        if self._first is None and self._task is None:
+            self._next = time.monotonic() + min(FIRST_SECONDS, self._log.interval(0.0))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._send())
 

@@ -147,8 +147,9 @@ class TrainingJobs:
         return self._given_differ
 
     def warm_up(self) -> None:
-        """Load what the first Check needs. For a thread."""
+        """Load what the first Check and the first Create need. For a thread."""
         _ = self._lifecycle, self._differ
+        import_module("pulumi_tfjobs.environments")  # a launch would load it while the user waits
 
     # Cancelling
 
@@ -226,7 +227,11 @@ class TrainingJobs:
             new_digest=await self._digest(request.urn, properties, same_as=old_digest if new == old else ""),
             unknown=new.unknown,
         )
-        ignored = wire.matcher(list(request.ignoreChanges))
+        paths = list(request.ignoreChanges)
+        if any(_top(path) == SOURCE for path in paths):
+            # Inputs hold the files as they are now, ignored or not: after an update the digest alone differs.
+            paths.append("digest")
+        ignored = wire.matcher(paths)
         changes = [change for change in changes if change.klass != "nothing" and not ignored(change.path)]
         response = provider_pb2.DiffResponse(hasDetailedDiff=True)
         replaced = any(change.klass == "retrain" for change in changes)

@@ -32,21 +32,26 @@ def sync_folder(path: str) -> None:
         os.close(handle)
 
 
-def write_json(path: str, value: Any) -> None:
-    """Replace the file atomically and durably with the value's JSON (mode 0600)."""
+def write_json(path: str, value: Any, *, durable: bool = True) -> None:
+    """Replace the file atomically with the value's JSON (mode 0600).
+
+    ``durable``: it survives a power cut once this returns; off for what is made anew when it is missing.
+    """
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(value, stream, indent=1, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    sync_folder(os.path.dirname(path))
+    if durable:
+        sync_folder(os.path.dirname(path))
 
 
 def read_json(path: str) -> Any:

@@ -102,6 +102,11 @@ class RunStore:
 
     # Reading
 
+    def exists(self) -> bool:
+        """Whether there is such a store here at all. Where there is none, it knows nothing of any run."""
+        with self._lock, self._errors():
+            return self._connection is not None or _is_there(os.path.join(self.root, "index.db"))
+
     def get(self, run_id: str) -> Run | None:
         """The run of that id, None where there is none."""
         return self._one("WHERE run_id = ?", run_id)
@@ -221,7 +226,7 @@ class RunStore:
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """A connection, None where the store does not exist: reading creates nothing."""
         with self._lock, self._errors():
-            if self._connection is None and not os.path.exists(os.path.join(self.root, "index.db")):
+            if self._connection is None and not _is_there(os.path.join(self.root, "index.db")):
                 yield None
             else:
                 yield self._open()
@@ -266,17 +271,29 @@ class RunStore:
         if not os.path.exists(path):
             # SQLite would create it readable by the group.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._migrate(connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        return connection
+        self._connection = self._connect(path)
+        return self._connection
+
+    def _connect(self, path: str) -> sqlite3.Connection:
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                self._migrate(connection)
+            except sqlite3.OperationalError as error:
+                connection.close()
+                # SQLite does not wait by itself where two open a new file at the same moment.
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if self._version(connection) == SCHEMA_VERSION:
@@ -298,3 +315,12 @@ class RunStore:
     @staticmethod
     def _version(connection: sqlite3.Connection) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a file. Unlike os.path.exists, only what is definitely missing is not there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -9,57 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
+
 from pulumi_tfjobs.store.runs import RunStore
+from tests.engine.gate import DEADLINE, SCRIPT, Gate
+from tests.engine.running import JOB, STACK, Result, Running, mentions, name_of
 from tools.setup import engine
 from tools.setup.paths import CACHE_VARIABLE, default_paths, pulumi_environment
-
-DEADLINE = 60.0
-JOB = "tfjobs:index:TrainingJob"
-COMPONENT = "tfjobs:index:TensorFlow"
-STACK = "dev"
-PLUGIN = "pulumi-resource-tfjobs"
-
-# One training script for every test. It notes each launch in a file outside, then does as its parameters say; with
-# GATE in its environment it asks the test what to do.
-SCRIPT = '''
-import json, os, socket, sys
-
-def record(**values):
-    with open(os.environ["TFJOBS_METRICS_FILE"], "a") as stream:
-        stream.write(json.dumps(values) + "\\n")
-
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-with open(os.environ["LAUNCHES"], "a") as stream:
-    stream.write(json.dumps({"run": os.environ["TFJOBS_RUN_ID"], "pid": os.getpid(), "argv": sys.argv[1:]}) + "\\n")
-print("training with", options, flush=True)
-code = int(options.get("--exit", 0))
-if "GATE" in os.environ:
-    gate = socket.socket(socket.AF_UNIX)
-    gate.connect(os.environ["GATE"])
-    hello = {"pid": os.getpid(), "run": os.environ["TFJOBS_RUN_ID"], "argv": sys.argv[1:]}
-    gate.sendall((json.dumps(hello) + "\\n").encode())
-    code = int(gate.makefile().readline() or 9)
-record(step=1, accuracy=0.5)
-record(step=2, accuracy=float(options.get("--accuracy", 0.97)))
-with open(os.path.join(os.environ["TFJOBS_OUTPUT_DIR"], "model.txt"), "w") as stream:
-    stream.write("weights")
-if code:
-    print("the loss is no number", flush=True)
-sys.exit(code)
-'''
 
 
 @cache
@@ -76,183 +41,9 @@ def _engine_environment() -> dict[str, str]:
     return {**kept, **pulumi_environment(paths, found.bin, kept)}
 
 
-def urn_of(name: str) -> str:
-    """The URN of a job at the top of the program."""
-    return f"urn:pulumi:{STACK}::project::{JOB}::{name}"
-
-
-def name_of(urn: str) -> str:
-    return urn.rsplit("::", 1)[-1]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command of the engine ended with: its code, what it printed, and the engine's events."""
-
-    code: int
-    text: str
-    events: tuple[dict[str, Any], ...] = ()
-
-    def _steps(self, *kinds: str) -> Iterator[dict[str, Any]]:
-        for event in self.events:
-            for kind in kinds:
-                if kind in event:
-                    yield event[kind]["metadata"]
-
-    @cached_property
-    def ops(self) -> dict[str, str]:
-        """Resource's name → what the engine did with it. Of a replacement's steps the one that names it."""
-        found: dict[str, str] = {}
-        # What a refresh found is said only once it has been done.
-        for step in self._steps("resourcePreEvent", "resOutputsEvent"):
-            if step["type"] in {JOB, COMPONENT}:
-                kind = f"{name_of(step['urn'])}" if step["type"] == JOB else f"component {name_of(step['urn'])}"
-                op = step["op"]
-                if op in {"create-replacement", "delete-replaced"}:
-                    op = "replace"
-                found[kind] = op
-        return found
-
-    def diff(self, name: str) -> dict[str, str]:
-        """Property path → kind of change, of the job with this resource name."""
-        found: dict[str, str] = {}
-        for step in self._steps("resourcePreEvent"):
-            if step["type"] == JOB and name_of(step["urn"]) == name:
-                found.update({path: item["diffKind"] for path, item in (step["detailedDiff"] or {}).items()})
-        return found
-
-    def said(self, name: str, *, severity: str | None = None, ephemeral: bool = False) -> str:
-        """What was said of this resource in the diagnostics, or with ``ephemeral`` in its row."""
-        return "".join(
-            event["diagnosticEvent"]["message"]
-            for event in self.events
-            if "diagnosticEvent" in event
-            and name_of(event["diagnosticEvent"].get("urn", "")) == name
-            and severity in {None, event["diagnosticEvent"]["severity"]}
-            and event["diagnosticEvent"].get("ephemeral", False) == ephemeral
-        )
-
-    @property
-    def changed(self) -> dict[str, str]:
-        """The jobs and components that are not as they were."""
-        return {name: op for name, op in self.ops.items() if op != "same"}
-
-
-class Arrival:
-    """A script that waits at the gate for what it is to do."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        connection.settimeout(DEADLINE)
-        with connection.makefile() as stream:
-            hello = json.loads(stream.readline())
-        self.pid: int = hello["pid"]
-        self.run: str = hello["run"]
-        self.argv: list[str] = hello["argv"]
-        self.process = psutil.Process(self.pid)
-
-    def answer(self, code: int = 0) -> None:
-        """Let the script end with this exit code."""
-        self._connection.sendall(f"{code}\n".encode())
-        self._connection.close()
-
-    def gone(self) -> bool:
-        """Whether its process has ended, waiting for that until the deadline."""
-        return has_ended(self.process)
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class Gate:
-    """Where the scripts of a test come by. A launch is an arrival, so that launches are counted exactly."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(path)
-        self._socket.listen(16)
-        self._arrivals: list[Arrival] = []
-
-    def wait(self, deadline: float = DEADLINE) -> Arrival:
-        """The next script that starts."""
-        self._socket.settimeout(deadline)
-        connection, _ = self._socket.accept()
-        arrival = Arrival(connection)
-        self._arrivals.append(arrival)
-        return arrival
-
-    def close(self) -> None:
-        for arrival in self._arrivals:
-            arrival.close()
-        self._socket.close()
-
-
-class Running:
-    """A command of the engine in the background, in a process group of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], events: Path) -> None:
-        self._process = process
-        self._events = events
-        self._lines: list[str] = []
-        self._more = threading.Condition()
-        self._ended = False
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.pid = process.pid
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            for line in stream:
-                with self._more:
-                    self._lines.append(line)
-                    self._more.notify_all()
-        with self._more:
-            self._ended = True
-            self._more.notify_all()
-
-    @property
-    def text(self) -> str:
-        with self._more:
-            return "".join(self._lines)
-
-    def says(self, text: str) -> None:
-        """Wait until this is in the output."""
-        with self._more:
-            self._more.wait_for(lambda: self._ended or any(text in line for line in self._lines), DEADLINE)
-        assert text in self.text, f"it was not said: {text}\n{self.text}"
-
-    def interrupt(self) -> None:
-        """Ctrl-C in a terminal: SIGINT for the whole group."""
-        os.killpg(self.pid, signal.SIGINT)
-
-    def kill(self) -> None:
-        """SIGKILL for the engine alone."""
-        self._process.kill()
-
-    def plugin(self) -> psutil.Process:
-        """The plugin that serves this command."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        (found,) = [process for process in children if PLUGIN in _mentions(process, environment=False)]
-        return found
-
-    def ends(self) -> Result:
-        code = self._process.wait(DEADLINE)
-        self._reader.join(DEADLINE)
-        # A killed engine may have been in the middle of a line.
-        lines = self._events.read_text(encoding="utf-8").splitlines() if self._events.exists() else []
-        return Result(code, self.text, tuple(json.loads(line) for line in lines if line.endswith("}")))
-
-    def abandon(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait(DEADLINE)
-
-
 @dataclass
 class Project:
-    """A Pulumi project in a folder of its own. Commands fail the test where they fail, unless they are ``expected`` to."""
+    """A Pulumi project in a folder of its own. A command that fails fails the test, unless that is ``expected``."""
 
     root: Path
     pulumi_home: Path
@@ -310,7 +101,9 @@ class Project:
         at.write_text(text, encoding="utf-8")
         return at
 
-    def job(self, *, gated: bool = False, options: Mapping[str, Any] | None = None, **properties: Any) -> dict[str, Any]:
+    def job(
+        self, *, gated: bool = False, options: Mapping[str, Any] | None = None, **properties: Any
+    ) -> dict[str, Any]:
         """A job for :meth:`yaml`: the script above in this very interpreter, with these properties over it."""
         variables = {"LAUNCHES": str(self.launches), **({"GATE": self.gate.path} if gated else {})}
         given = properties.pop("environmentVariables", {})
@@ -377,9 +170,7 @@ class Project:
         self._running.append(running)
         return running
 
-    def pulumi(
-        self, *arguments: str, expected: int | None = 0, environment: Mapping[str, str] | None = None
-    ) -> Result:
+    def pulumi(self, *arguments: str, expected: int | None = 0, environment: Mapping[str, str] | None = None) -> Result:
         result = self.start(*arguments, environment=environment).ends()
         assert expected is None or (result.code == 0) == (expected == 0), result.text
         assert "Traceback" not in result.text, result.text
@@ -397,8 +188,8 @@ class Project:
     def refresh(self, options: Sequence[str] = (), **more: Any) -> Result:
         return self.pulumi("refresh", "--yes", "--skip-preview", *options, **more)
 
-    def destroy(self, **more: Any) -> Result:
-        return self.pulumi("destroy", "--yes", "--skip-preview", **more)
+    def destroy(self, options: Sequence[str] = (), **more: Any) -> Result:
+        return self.pulumi("destroy", "--yes", "--skip-preview", *options, **more)
 
     def outputs(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.pulumi("stack", "output", "--json").text)
@@ -438,7 +229,7 @@ class Project:
 
     def living(self) -> list[psutil.Process]:
         """Processes of this project: engines, plugins, supervisors, replicas."""
-        return [process for process in psutil.process_iter() if str(self.root) in _mentions(process)]
+        return [process for process in psutil.process_iter() if str(self.root) in mentions(process)]
 
     def close(self) -> None:
         for running in self._running:
@@ -450,21 +241,3 @@ class Project:
                 process.kill()
         psutil.wait_procs(left, DEADLINE)
         shutil.rmtree(self._short)
-
-
-def _mentions(process: psutil.Process, *, environment: bool = True) -> str:
-    try:
-        return " ".join([*process.cmdline(), *(process.environ().values() if environment else ())])
-    except psutil.Error:
-        return ""
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Whether it has ended, or does so until the deadline."""
-    try:
-        process.wait(DEADLINE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        return False
-    return True

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.engine.harness import JOB, STACK, Project, urn_of
+from tests.engine.harness import Project
+from tests.engine.running import JOB, STACK, urn_of
 
 
 def test_a_preview_creates_nothing_and_up_brings_every_output(project: Project) -> None:
@@ -32,6 +33,7 @@ def test_a_preview_creates_nothing_and_up_brings_every_output(project: Project) 
 
     up = project.up()
     assert up.changed == {"first": "create", "second": "create"}
+    assert "succeeded" in up.said("first", ephemeral=True)
     found = project.outputs()
     assert (found["first"], found["second"]) == (0.75, 0.75)
     assert (found["status"], found["size"], found["attempt"]) == ("succeeded", 1, 1)
@@ -192,6 +194,54 @@ def test_two_resources_of_one_content_share_a_run(project: Project) -> None:
     program(delete=True)
     project.up()
     assert not project.run(run).exists()
+
+
+def test_two_stacks_that_want_the_same_at_once_train_it_once(project: Project) -> None:
+    project.yaml({"one": project.job(gated=True)})
+    project.pulumi("stack", "init", "prod")
+    updates = [project.start("up", "--yes", "--skip-preview", "--stack", stack) for stack in (STACK, "prod")]
+    script = project.gate.wait()
+    for update in updates:
+        update.says("1/1 replicas")
+    script.answer()
+    assert [update.ends().code for update in updates] == [0, 0]
+    assert project.launched() == [script.run]
+    # The one goes, the other one's run stays.
+    project.destroy(options=["--stack", "prod"])
+    assert project.references(script.run) == [urn_of("one")]
+
+
+def test_many_jobs_at_once(project: Project) -> None:
+    jobs = {
+        f"job{number}": project.job(scriptParams={"--accuracy": number}, deleteArtifacts=True) for number in range(24)
+    }
+    project.yaml(jobs, {name: f'${{{name}.metrics["accuracy"]}}' for name in jobs})
+    project.up()
+    assert project.outputs() == {f"job{number}": number for number in range(24)}
+    assert len(set(project.launched())) == len(project.launched()) == 24
+    assert project.preview().changed == {}
+    project.destroy()
+    assert list((project.store / "runs").iterdir()) == []
+
+
+def test_changes_that_the_program_ignores(project: Project) -> None:
+    def program(rate: float, team: str) -> None:
+        options = {"ignoreChanges": ["scriptParams", "source"]}
+        project.yaml({"one": project.job(scriptParams={"--rate": rate}, tags={"team": team}, options=options)})
+
+    program(0.1, "a")
+    project.up()
+    (run,) = project.launched()
+    program(0.2, "a")
+    project.write("more.py", "")
+    assert project.preview().changed == {}
+    program(0.2, "b")
+    assert project.preview().changed == {"one": "update"}
+    assert project.up().changed == {"one": "update"}
+    outputs = project.state()["one"]["outputs"]
+    assert (outputs["runId"], outputs["status"], outputs["tags"]) == (run, "succeeded", {"team": "b"})
+    assert project.launched() == [run]
+    assert project.preview().changed == {}
 
 
 def test_the_resource_type_is_said_where_it_is_wrong(project: Project) -> None:

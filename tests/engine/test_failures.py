@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.engine.harness import COMPONENT, Project
+from tests.engine.harness import Project
+from tests.engine.running import COMPONENT
 
 
 def test_a_failed_job_says_why_and_the_next_update_goes_on_with_it(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""Whatever ends an update, the run lives on (or is stopped, as asked), and the next update goes on with that very run."""
+"""Whatever ends an update, the run lives on (or is stopped, as asked), and the next update goes on with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from tests.engine.harness import Arrival, Project, Running, has_ended
+from tests.engine.gate import Arrival, has_ended
+from tests.engine.harness import Project
+from tests.engine.running import Running
 
 
 def start(project: Project) -> tuple[Running, Arrival]:

@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from tests.engine.harness import JOB, Project, has_ended
+from tests.engine.gate import has_ended
+from tests.engine.harness import Project
+from tests.engine.running import JOB
 
 
 def forget(project: Project, run_id: str) -> None:

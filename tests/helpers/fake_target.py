@@ -34,7 +34,8 @@ class World:
 
     ``on_launch`` gives the state that a launch ends with (default: running). ``prepare_error``, ``launch_error`` are
     raised there; ``prepare_gate`` and ``launch_gate`` hold those steps until set. ``unavailable``: no question is
-    answered. ``on_stop`` gives the state that a stop ends with (default: cancelled).
+    answered, and ``refused`` is set once one was asked. ``on_stop`` gives the state that a stop ends with (default:
+    cancelled).
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class World:
         self.prepare_gate: asyncio.Event | None = None
         self.launch_gate: asyncio.Event | None = None
         self.unavailable = False
+        self.refused = asyncio.Event()
         self.slots: int | None = 8
         self._changed = asyncio.Condition()
         self.watchers = 0
@@ -149,6 +151,7 @@ class FakeTarget(Target):
 
     async def state(self, folder: RunFolder, attempt: int) -> RunState | None:
         if world.unavailable:
+            world.refused.set()
             raise TargetUnavailable("the fake target does not answer")
         return world.states.get((folder.run_id, attempt))
 

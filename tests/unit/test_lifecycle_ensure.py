@@ -95,6 +95,11 @@ async def test_how_it_goes_is_told_while_it_runs(job: Job, world: World, monkeyp
     monkeypatch.setattr(job, "progress", type("Lines", (), {"append": staticmethod(progress)})())
     running = job.start()
     launch = await world.launched()
+    await world.until(lambda world: world.watchers == 1)
+    # A question that is not answered once ends nothing: the next one is asked all the same.
+    world.unavailable = True
+    await asyncio.wait_for(world.refused.wait(), 10)
+    world.unavailable = False
     put(launch.folder.metrics, '{"step": 7, "loss": 0.5}\n')
     await asyncio.wait_for(told.wait(), 10)
     await world.change(launch.run_id, 1, phase=phases.SUCCEEDED)
@@ -139,6 +144,7 @@ async def test_two_at_once_launch_one_attempt(job: Job, world: World) -> None:
     world.prepare_gate.set()
     results = await asyncio.gather(*both)
     assert len(world.launches) == 1
+    assert len(world.prepared) == 1
     assert [result.outputs["attempt"] for result in results] == [1, 1]
     run = job.store.get(results[0].outputs["runId"])
     assert run is not None

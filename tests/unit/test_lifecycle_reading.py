@@ -82,13 +82,25 @@ async def test_a_run_that_was_never_launched_is_pending(job: Job, world: World) 
     [
         "", "mnist-000000000000", "fake/mnist-000000000000", "fake/default/", "/default/mnist", "fake//mnist",
         "fake/default/mnist/more", "fake/../mnist", "fake/default/..", "fake/./mnist", "fake/default/nul\0",
-        "fake/default/mnist-000000000000", "fake/other-store/mnist-000000000000",
     ],
 )  # fmt: skip
 async def test_an_id_of_nothing_is_definitely_nothing(job: Job, world: World, home: Path, resource_id: str) -> None:
     assert await lifecycle.read(resource_id) is None
     await delete(job, resource_id)
     assert not there(home)  # and asking for it created nothing
+
+
+async def test_a_run_that_its_store_does_not_know_is_definitely_gone(job: Job, world: World) -> None:
+    await running(job)
+    assert await lifecycle.read("fake/default/mnist-000000000000") is None
+
+
+async def test_a_store_that_is_not_here_does_not_make_a_run_vanish(job: Job, world: World, home: Path) -> None:
+    for resource_id in ("fake/default/mnist-000000000000", "fake/other-store/mnist-000000000000"):
+        with pytest.raises(TargetUnavailable, match="no run store"):
+            await lifecycle.read(resource_id)
+        await delete(job, resource_id)  # what is not here can be given up
+    assert not there(home)
 
 
 async def test_an_id_finds_its_run_in_the_store_that_it_names(job: Job, world: World) -> None:
@@ -159,6 +171,16 @@ async def test_the_last_reference_ends_the_run_and_keeps_what_it_made(job: Job, 
     # What was deleted before is deleted again without ado.
     await delete(job, resource_id, urn=URN + "2")
     assert len(world.stops) == 1
+
+
+async def test_a_run_that_lives_is_said_to_be_ended_and_a_finished_one_is_not(job: Job, world: World) -> None:
+    alive = await running(job)
+    await delete(job, alive)
+    assert job.texts[-1] == f"ending {alive.rpartition('/')[2]}"
+    done = await finished(job, world, rerun="again")
+    before = len(job.texts)
+    await delete(job, done)
+    assert job.texts[before:] == []
 
 
 async def test_artifacts_are_deleted_where_the_job_says_so(job: Job, world: World) -> None:

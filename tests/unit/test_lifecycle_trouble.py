@@ -212,7 +212,7 @@ async def test_a_run_that_is_removed_while_it_is_started_is_told(job: Job, world
 async def test_a_run_folder_that_cannot_be_written_is_told_with_the_runs_id(
     job: Job, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: str, value: Any) -> None:
+    def full(path: str, value: Any, **_: bool) -> None:
         raise OSError(28, "No space left on device", path)
 
     monkeypatch.setattr(ensuring, "write_json", full)

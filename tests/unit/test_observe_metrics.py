@@ -171,6 +171,22 @@ def record(event: Event) -> bytes:
     return header + struct.pack("<I", masked_crc32c(header)) + data + struct.pack("<I", masked_crc32c(data))
 
 
+def test_the_newest_metric_is_of_the_metrics_file_where_there_is_one(folder: RunFolder) -> None:
+    metrics = Metrics(folder)
+    writer = EventFileWriter(folder.logs)
+    writer.add_event(Event(step=1, wall_time=2.5, summary=old_scalar("epoch_loss", 0.5)))
+    writer.flush()
+    metrics.poll()
+    assert metrics.newest == ("epoch_loss", Point(1, 2.5, 0.5))
+    write(folder, '{"step": 200, "a_loss": 3, "loss": 4}')
+    metrics.poll()
+    writer.add_event(Event(step=2, summary=old_scalar("epoch_loss", 0.25)))
+    writer.close()
+    metrics.poll()
+    assert metrics.last["epoch_loss"] == 0.25
+    assert metrics.newest == ("loss", Point(200, 0.0, 4.0)), "a row that counts epochs, then steps, says nothing"
+
+
 def test_both_forms_of_scalars_are_read_by_folder_and_tag(folder: RunFolder) -> None:
     for place, events in {
         os.path.join(folder.logs, "train"): [old_scalar("loss", 0.5), old_scalar("loss", 0.25)],

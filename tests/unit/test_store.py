@@ -74,6 +74,34 @@ def test_many_processes_at_once_make_one_run_and_one_attempt(tmp_path: Path) -> 
     store.close()
 
 
+def test_a_new_index_that_somebody_else_is_just_making_is_waited_for(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLite answers so at once, without its own waiting, where two turn a new file to WAL at the same moment.
+    refusals = [3]
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and refusals[0]:
+                refusals[0] -= 1
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **keywords: connect(*args, **keywords, factory=Connection))
+    assert reserve(store).attempts == 0
+    assert refusals == [0]
+
+
+def test_an_index_that_stays_locked_is_a_message(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve(store)
+    monkeypatch.setattr("pulumi_tfjobs.store.runs.BUSY_SECONDS", 0.02)
+    other = RunStore(store.root)
+    with store._writing(), pytest.raises(StoreError, match="database is locked"):
+        reserve(other, digest="b" * 64)
+    other.close()
+
+
 def test_a_second_process_sees_what_the_first_one_reserved(store: RunStore) -> None:
     run = reserve(store)
     other = RunStore(store.root)
@@ -82,7 +110,7 @@ def test_a_second_process_sees_what_the_first_one_reserved(store: RunStore) -> N
 
 
 def test_a_failing_write_leaves_no_run_behind(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: str, value: Any) -> None:
+    def full(path: str, value: Any, **_: bool) -> None:
         raise OSError(28, "No space left on device", path)
 
     with monkeypatch.context() as patch:
