@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.engine import many, plugin_start  # noqa: E402
-from benchmarks.launch import launch_horovod, launch_single  # noqa: E402
-from benchmarks.measure import LEAST_REPEATS, Figure  # noqa: E402
-from benchmarks.plugin import Workplace  # noqa: E402
-from benchmarks.running import logs_1m, throughput  # noqa: E402
-from benchmarks.tell import Tell  # noqa: E402
+from benchmarks.engine import many, plugin_start
+from benchmarks.launch import launch_horovod, launch_single
+from benchmarks.measure import LEAST_REPEATS, Figure
+from benchmarks.plugin import Workplace
+from benchmarks.running import logs_1m, throughput
+from benchmarks.tell import Tell
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "latest.json")
 

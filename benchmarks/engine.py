@@ -176,8 +176,8 @@ def _projects(place: Workplace) -> dict[str, _Project]:
 
 
 def many(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
-    """Each repeat: 300 jobs that really run; then, in a new stack, the same jobs (their runs are in the store now); then
-    the same with each of the baselines."""
+    """Each repeat: 300 jobs that really run; in a new stack, the same jobs, whose runs the store has now; then the same
+    with each of the baselines."""
     projects = _projects(place)
     steps = ("preview", "up", "unchanged")
     taken: dict[str, dict[str, list[float]]] = {side: {step: [] for step in steps} for side in projects}

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import empty_pb2, struct_pb2
+from typing_extensions import Self
 
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.protos import engine_pb2_grpc, provider_pb2, provider_pb2_grpc
@@ -102,7 +103,7 @@ class Plugin:
         self._stub.Handshake(provider_pb2.ProviderHandshakeRequest(engine_address=place.engine), timeout=DEADLINE)
         self._stub.Configure(provider_pb2.ConfigureRequest(), timeout=DEADLINE)
 
-    def __enter__(self) -> Plugin:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

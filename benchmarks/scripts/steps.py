@@ -12,7 +12,6 @@ first, second = random.normal(size=(64, 128), scale=0.1), random.normal(size=(12
 
 
 def step(rate: float = 0.05) -> float:
-    global first, second
     hidden = np.maximum(images @ first, 0)
     scores = hidden @ second
     scores -= scores.max(1, keepdims=True)
@@ -22,8 +21,8 @@ def step(rate: float = 0.05) -> float:
     chances[np.arange(len(labels)), labels] -= 1
     chances /= len(labels)
     back = (chances @ second.T) * (hidden > 0)
-    second = second - rate * hidden.T @ chances
-    first = first - rate * images.T @ back
+    second[:] -= rate * hidden.T @ chances
+    first[:] -= rate * images.T @ back
     return float(loss)
 
 

@@ -69,10 +69,10 @@ def _expect_store(resource_id: str) -> None:
     store = open_store(parts[1])
     if not store.exists():
         raise TargetUnavailable(
-            f"{resource_id}: there is no run store {parts[1]!r} on this machine ({store.root}), so nobody can tell what "
-            "became of the run. Expected: the store that the run was recorded in. To fix: work on the machine that ran "
-            "it, mount the folder or name it with TFJOBS_HOME; where it was deleted for good, `pulumi destroy` or "
-            "`pulumi state delete` removes the resource"
+            f"{resource_id}: there is no run store {parts[1]!r} on this machine ({store.root}), so nobody can tell "
+            "what became of the run. Expected: the store that the run was recorded in. To fix: work on the machine "
+            "that ran it, mount the folder or name it with TFJOBS_HOME; where it was deleted for good, "
+            "`pulumi destroy` or `pulumi state delete` removes the resource"
         )
 
 

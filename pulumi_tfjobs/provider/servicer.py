@@ -179,7 +179,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.GetMappingsResponse()
 
     async def List(self, request: Any, context: Any) -> None:  # type: ignore[override] # the only stream, never begun
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "tfjobs cannot list runs for the engine. Look into the run store")
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "tfjobs cannot list runs for the engine. Look into the run store"
+        )
 
 
 def _known_type(urn: str) -> None:

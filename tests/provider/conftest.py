@@ -7,6 +7,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from google.protobuf import struct_pb2
+
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.component import Components
 from pulumi_tfjobs.provider.engine_log import EngineLog
@@ -18,7 +19,6 @@ from pulumi_tfjobs.provider.protos import (
 )
 from pulumi_tfjobs.provider.servicer import Servicer
 from pulumi_tfjobs.provider.training_job import TrainingJobs
-
 from tests.provider.fakes import DEADLINE, FakeDiffer, FakeEngine, FakeLifecycle
 
 URN = "urn:pulumi:dev::project::tfjobs:index:TrainingJob::mnist"
@@ -51,7 +51,9 @@ class Plugin:
         news = inputs if isinstance(inputs, struct_pb2.Struct) else wire.encode(inputs)
         return await self.call("Check", provider_pb2.CheckRequest(urn=urn, news=news, olds=olds))
 
-    async def create(self, inputs: struct_pb2.Struct, *, preview: bool = False, timeout: float = 0, urn: str = URN) -> Any:
+    async def create(
+        self, inputs: struct_pb2.Struct, *, preview: bool = False, timeout: float = 0, urn: str = URN
+    ) -> Any:
         request = provider_pb2.CreateRequest(urn=urn, properties=inputs, preview=preview, timeout=timeout)
         return await self.call("Create", request)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from google.protobuf import empty_pb2
+
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
 from pulumi_tfjobs.provider.protos import engine_pb2, engine_pb2_grpc
 from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec, SourceFile, SourceManifest, TargetRef
@@ -120,13 +121,17 @@ class FakeLifecycle:
         unknown: frozenset[str] = frozenset(),
         secret: frozenset[str] = frozenset(),
     ) -> JobSpec:
-        self.checks.append({"inputs": inputs, "name": name, "directory": directory, "unknown": unknown, "secret": secret})
+        self.checks.append(
+            {"inputs": inputs, "name": name, "directory": directory, "unknown": unknown, "secret": secret}
+        )
         if self.problems:
             raise InvalidInputs(self.problems)
         variables = {key: str(value) for key, value in (inputs.get("environmentVariables") or {}).items()}
         return JobSpec(
             name=inputs.get("name", name),
-            source=SourceManifest(directory, (SourceFile("train.py", inputs.get("sourceDirectory", "").rjust(64, "0"), 1),)),
+            source=SourceManifest(
+                directory, (SourceFile("train.py", inputs.get("sourceDirectory", "").rjust(64, "0"), 1),)
+            ),
             entry_script=inputs.get("entryScript", "train.py"),
             environment=EnvironmentSpec(requirements=("tensorflow-cpu==2.15.1",)),
             target=TargetRef("local", {}),
@@ -215,7 +220,13 @@ class FakeDiffer:
         new_digest: str | None,
         unknown: frozenset[str],
     ) -> list[Any]:
-        self.asked.append({
-            "old": old_inputs, "new": new_inputs, "old_digest": old_digest, "new_digest": new_digest, "unknown": unknown
-        })
+        self.asked.append(
+            {
+                "old": old_inputs,
+                "new": new_inputs,
+                "old_digest": old_digest,
+                "new_digest": new_digest,
+                "unknown": unknown,
+            }
+        )
         return list(self.changes)

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import empty_pb2
+
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.component import integral, snake_case
 from pulumi_tfjobs.provider.protos import engine_pb2_grpc, import_pulumi, provider_pb2
 from pulumi_tfjobs.provider.wire import UNKNOWN, OutputValue, Secret
-
 from tests.provider.conftest import Plugin
 from tests.provider.fakes import DEADLINE, FakeEngine
 
@@ -33,7 +33,9 @@ class FakeMonitor(resource_pb2_grpc.ResourceMonitorServicer):
         self.answer: dict[str, Any] = FINISHED
 
     async def SupportsFeature(self, request: Any, context: Any) -> Any:
-        return resource_pb2.SupportsFeatureResponse(hasSupport=request.id in ("secrets", "resourceReferences", "outputValues"))
+        return resource_pb2.SupportsFeatureResponse(
+            hasSupport=request.id in ("secrets", "resourceReferences", "outputValues")
+        )
 
     async def RegisterResource(self, request: Any, context: Any) -> Any:
         self.registered.append(request)

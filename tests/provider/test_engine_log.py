@@ -4,8 +4,8 @@ import asyncio
 import os
 
 import pytest
-from pulumi_tfjobs.provider.engine_log import EngineLog, shows_terminal
 
+from pulumi_tfjobs.provider.engine_log import EngineLog, shows_terminal
 from tests.provider.fakes import DEADLINE, FakeEngine
 
 URN = "urn:pulumi:dev::p::t:index:R::r"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 
 import grpc
 import pytest
+
 from pulumi_tfjobs.errors import EnvironmentBuildFailed, InputProblem, RunNotFound, TargetUnavailable
 from pulumi_tfjobs.provider import training_job, wire
 from pulumi_tfjobs.provider.protos import plugin_pb2, provider_pb2
 from pulumi_tfjobs.provider.training_job import OUTPUTS
 from pulumi_tfjobs.provider.wire import UNKNOWN, OutputValue, Secret
-
 from tests.provider.conftest import INPUTS, URN, Plugin, init_failure
 from tests.provider.fakes import DEADLINE, FakeChange
 
@@ -31,9 +32,7 @@ async def test_a_whole_life(plugin: Plugin) -> None:
 
     unchanged = await plugin.call(
         "Diff",
-        provider_pb2.DiffRequest(
-            id=created.id, urn=URN, olds=created.properties, old_inputs=inputs, news=inputs
-        ),
+        provider_pb2.DiffRequest(id=created.id, urn=URN, olds=created.properties, old_inputs=inputs, news=inputs),
     )
     assert unchanged.changes == DIFF.DIFF_NONE
     assert plugin.differ.asked[-1]["new_digest"] == plugin.differ.asked[-1]["old_digest"] == outputs["digest"]
@@ -118,9 +117,9 @@ async def test_unknown_secret_and_depending_inputs_keep_what_they_are(plugin: Pl
 
 
 async def test_secrets_reach_the_run_and_no_record(plugin: Plugin) -> None:
-    inputs = await plugin.checked({
-        **INPUTS, "arguments": ["a", Secret("hush")], "environmentVariables": {"TOKEN": Secret("hush"), "PLAIN": "a"}
-    })
+    inputs = await plugin.checked(
+        {**INPUTS, "arguments": ["a", Secret("hush")], "environmentVariables": {"TOKEN": Secret("hush"), "PLAIN": "a"}}
+    )
     created = await plugin.create(inputs)
     ensured = plugin.lifecycle.ensured[0]
     assert ensured["secrets"] == {"TOKEN": "hush"}
@@ -142,9 +141,7 @@ async def test_the_diff_names_each_property_and_what_it_means(plugin: Plugin) ->
         FakeChange("computeTarget", "update", "nothing"),
     ]
     news = await plugin.checked({**INPUTS, "scriptParams": {"--learning-rate": 0.1}})
-    request = provider_pb2.DiffRequest(
-        id=created.id, urn=URN, olds=created.properties, old_inputs=inputs, news=news
-    )
+    request = provider_pb2.DiffRequest(id=created.id, urn=URN, olds=created.properties, old_inputs=inputs, news=news)
     response = await plugin.call("Diff", request)
     assert response.changes == DIFF.DIFF_SOME
     assert response.hasDetailedDiff
@@ -194,9 +191,7 @@ async def test_an_unchanged_job_goes_on_where_it_is_not_as_asked(
 ) -> None:
     inputs = await plugin.checked({**INPUTS, "waitFor": wait_for})
     spec_outputs = {**wire.decode(inputs), "status": status, "digest": "d"}
-    request = provider_pb2.DiffRequest(
-        id="x", urn=URN, olds=wire.encode(spec_outputs), old_inputs=inputs, news=inputs
-    )
+    request = provider_pb2.DiffRequest(id="x", urn=URN, olds=wire.encode(spec_outputs), old_inputs=inputs, news=inputs)
     response = await plugin.call("Diff", request)
     assert response.changes == (DIFF.DIFF_SOME if again else DIFF.DIFF_NONE)
     assert list(response.replaces) == []
@@ -347,8 +342,7 @@ async def test_an_unexpected_error_is_a_line_and_its_traceback_is_in_the_log(plu
     assert "Traceback" not in failure.details()
     assert "\n" not in failure.details()
     path = failure.details().split("The details are in ")[1].split(";")[0]
-    with open(path, encoding="utf-8") as stream:
-        text = stream.read()
+    text = Path(path).read_text(encoding="utf-8")
     assert "Traceback" in text
     assert URN in text
 

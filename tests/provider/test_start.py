@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from google.protobuf import empty_pb2
-from pulumi_tfjobs.provider.protos import provider_pb2_grpc
 
+from pulumi_tfjobs.provider.protos import provider_pb2_grpc
 from tests.provider.fakes import DEADLINE
 
 PLUGIN = [sys.executable, "-m", "pulumi_tfjobs.provider"]

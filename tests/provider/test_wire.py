@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.wire import (
     UNKNOWN,
@@ -123,7 +124,7 @@ def test_numbers_that_json_cannot_hold(number: float) -> None:
 
 @pytest.mark.parametrize("value", [object(), {1: "a"}, b"bytes", 10**400, "\ud800"])
 def test_what_the_wire_cannot_hold_is_refused(value: Any) -> None:
-    with pytest.raises(WireError, match="^p"):
+    with pytest.raises(WireError, match=r"^p"):
         wire.encode({"p": value})
 
 
@@ -148,10 +149,14 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
     | st.just(UNKNOWN),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda key: key != SIG), inner, max_size=3)
-    | inner.filter(lambda value: not isinstance(value, Secret)).map(Secret)
-    | st.builds(OutputValue, inner, st.booleans(), st.just((URN,))),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"])).filter(lambda key: key != SIG), inner, max_size=3
+        )
+        | inner.filter(lambda value: not isinstance(value, Secret)).map(Secret)
+        | st.builds(OutputValue, inner, st.booleans(), st.just((URN,)))
+    ),
     max_leaves=15,
 )
 
@@ -171,15 +176,17 @@ def test_sorting_leaves_only_json_behind(properties: dict[str, Any]) -> None:
 
 
 def test_sorting_names_paths_as_pulumi_writes_them() -> None:
-    inputs = wire.split({
-        "scriptParams": {"--lr": UNKNOWN, "epochs": 3, 'a"b': Secret(1)},
-        "arguments": ["a", OutputValue(UNKNOWN)],
-        "pipPackages": [Secret("p"), "q"],
-        "tags": OutputValue({"team": "a"}, secret=True),
-        "sourceDirectory": Asset(path="./src"),
-        "name": ResourceReference(URN, "i"),
-        "useGpu": None,
-    })
+    inputs = wire.split(
+        {
+            "scriptParams": {"--lr": UNKNOWN, "epochs": 3, 'a"b': Secret(1)},
+            "arguments": ["a", OutputValue(UNKNOWN)],
+            "pipPackages": [Secret("p"), "q"],
+            "tags": OutputValue({"team": "a"}, secret=True),
+            "sourceDirectory": Asset(path="./src"),
+            "name": ResourceReference(URN, "i"),
+            "useGpu": None,
+        }
+    )
     assert inputs.plain == {
         "scriptParams": {"epochs": 3, 'a"b': 1},
         "pipPackages": ["p", "q"],

@@ -248,7 +248,7 @@ def _sweep(at: AttemptFolder) -> list[int]:
     return left
 
 
-async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:  # noqa: ASYNC109 (its own meaning)
+async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:
     """Signal that very supervisor and wait until it has ended, so many seconds at most. Whether it has."""
     handle = _open_process(state)
     if handle is None:
