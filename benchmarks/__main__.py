@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def main() -> int:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(names)}")
     if options.repeats is not None and options.repeats < LEAST_REPEATS:
         parser.error(f"--repeats must be at least {LEAST_REPEATS}")
+    # Started in a shell's background it is ignored, plugins inherit that, and the engine waits 5 s for each to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = {names[name] for name in options.names} or set(BENCHMARKS)
     began = time.monotonic()
     figures: list[Figure] = []

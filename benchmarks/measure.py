@@ -95,7 +95,7 @@ class Figure:
                 "baseline": _quartiles(self.baseline),
             },
             "aim": self.aim.text(self.unit),
-            "reached": self.reached,
+            "reached": self.reached if self.aim != Aim() else None,
             "samples": {"value": list(map(_round, self.value)), "baseline": list(map(_round, self.baseline))},
             **self.more,
             "measured": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),

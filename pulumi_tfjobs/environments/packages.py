@@ -194,7 +194,8 @@ def install(
 
     code, lines = uv.try_offline_first(
         [
-            *("pip", "install", "--python", str(python), *find_links()),
+            # Compiled once here rather than by every replica of the first run at the same moment.
+            *("pip", "install", "--compile-bytecode", "--python", str(python), *find_links()),
             *(() if dependencies else ("--no-deps",)),
             *packages,
         ],

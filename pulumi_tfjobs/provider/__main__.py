@@ -6,6 +6,7 @@ Without an address it waits to be attached to: ``PULUMI_DEBUG_PROVIDERS=tfjobs:<
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ _GRPC = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
 
 def main() -> None:
     """Entry point of the console script. Does not return."""
+    gc.disable()  # until the port is said: what is loaded stays, so looking through it is in vain
     engine = os.getppid()
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -76,6 +78,7 @@ async def _serve(engine_address: str, engine: int, added: tuple[str, ...]) -> No
         # They are meant for this process; replicas inherit its environment.
         os.environ.pop(name, None)
     _say(port)
+    gc.enable()
     threading.Thread(target=_warm_up, args=(jobs.warm_up,), daemon=True).start()
     watch = None if attached else asyncio.ensure_future(_gone(engine, stop))
     await stop.wait()

@@ -85,7 +85,7 @@ def test_a_terminal_is_told_from_a_pipe() -> None:
     import subprocess
     import sys
 
-    sleeper = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    sleeper = [sys.executable, "-c", "import sys; print('ready', file=sys.stderr, flush=True); sys.stdin.read()"]
     main, terminal = os.openpty()
     try:
         for output, expected, more in [
@@ -93,7 +93,10 @@ def test_a_terminal_is_told_from_a_pipe() -> None:
             (subprocess.PIPE, False, []),
             (terminal, False, ["--non-interactive"]),
         ]:
-            with subprocess.Popen([*sleeper, *more], stdin=subprocess.PIPE, stdout=output) as process:
+            streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.PIPE}
+            with subprocess.Popen([*sleeper, *more], **streams) as process:
+                assert process.stderr is not None
+                assert process.stderr.readline() == b"ready\n"  # before its exec, it is still this process
                 assert shows_terminal(process.pid) is expected
                 process.communicate()
     finally:

@@ -101,25 +101,28 @@ class Session:
         starting a process that nobody would end."""
         failures: list[BaseException] = []
 
-        def guarded(step: Callable[[], None]) -> None:
+        def guarded(step: Callable[[], None], ended: threading.Event) -> None:
             try:
                 step()
             except BaseException as error:  # noqa: BLE001  handed to the main thread, which raises it
                 # After the first, the others fail because they were stopped.
                 failures.append(error)
                 self.children.stop()
+            finally:
+                ended.set()
 
-        threads = [threading.Thread(target=guarded, args=(step,), daemon=True) for step in steps]
-        for thread in threads:
-            thread.start()
+        # Events, not join(): before Python 3.13 an interrupted join takes a thread that still runs for ended.
+        ends = [threading.Event() for _ in steps]
+        for step, ended in zip(steps, ends):
+            threading.Thread(target=guarded, args=(step, ended), daemon=True).start()
         try:
-            for thread in threads:
-                thread.join()
+            for ended in ends:
+                ended.wait()
         except KeyboardInterrupt:
             self.children.stop()
             # So that they remove their temporary files; one that waits for another set-up's lock may go on waiting.
-            for thread in threads:
-                thread.join(STOP_SECONDS)
+            for ended in ends:
+                ended.wait(STOP_SECONDS)
             raise
         if failures:
             raise failures[0]

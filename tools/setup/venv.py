@@ -145,7 +145,16 @@ def _make(paths: Paths, uv: Path, runner: Runner) -> None:
         )
     runner.say("installing the locked requirements into .venv")
     runner.run(
-        [str(uv), "pip", "sync", "--python", str(paths.python), "--require-hashes", str(paths.requirements)],
+        [
+            str(uv),
+            "pip",
+            "sync",
+            "--compile-bytecode",
+            "--python",
+            str(paths.python),
+            "--require-hashes",
+            str(paths.requirements),
+        ],
         doing="installing the locked requirements",
         fix=_INDEX_FIX,
         log="venv-sync.log",

@@ -23,7 +23,7 @@ from pulumi_tfjobs.targets.local.blame import culprit
 from pulumi_tfjobs.targets.local.detach import say, say_traceback
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
 from pulumi_tfjobs.targets.local.launching import Launch
-from pulumi_tfjobs.targets.local.logs import REST_BELOW, REST_SECONDS, Log
+from pulumi_tfjobs.targets.local.logs import Log, rest_after
 from pulumi_tfjobs.targets.local.members import Member, split_status
 from pulumi_tfjobs.targets.local.processes import Ties, start_ticks
 
@@ -185,9 +185,9 @@ class Supervisor:
             self.resting.pop(handle, None)
             del self.logs[handle]
             log.disconnect()
-        elif count is not None and count < REST_BELOW:
+        elif count is not None:
             self.epoll.modify(handle, 0)
-            self.resting[handle] = time.monotonic() + REST_SECONDS
+            self.resting[handle] = time.monotonic() + rest_after(count)
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -8,10 +8,12 @@ import os
 
 PIPE_BYTES = 1 << 20
 TAIL_BYTES = 64 * 1024
-# After a small read the pipe is left alone for this long (seconds), so that a replica that prints line by line does not
-# wake the supervisor for each one; the pipe holds what comes meanwhile.
-REST_SECONDS = 0.01
-REST_BELOW = PIPE_BYTES // 4
+# After a read the pipe is left alone for this long (seconds), so that a replica that prints line by line does not wake
+# the supervisor for each one; the pipe holds what comes meanwhile. One that prints much must find room: with 1 MiB and
+# the short rest it may print 500 MB/s.
+_REST_SECONDS = 0.01
+_SHORT_REST_SECONDS = 0.002
+_MUCH = 64 * 1024
 
 _buffer = memoryview(bytearray(PIPE_BYTES))
 
@@ -27,6 +29,11 @@ def make_pipe() -> tuple[int, int]:
         break
     os.set_blocking(reader, False)
     return reader, writer
+
+
+def rest_after(count: int) -> float:
+    """How long to leave a pipe alone after so many bytes were read from it, in seconds."""
+    return _REST_SECONDS if count < _MUCH else _SHORT_REST_SECONDS
 
 
 class Log:
