@@ -23,7 +23,7 @@ from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import Horovod, MultiWorker, ParameterServer
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
-from pulumi_tfjobs.targets.local import statefile
+from pulumi_tfjobs.targets.local import statefile, target
 from pulumi_tfjobs.targets.local.ports import Ports
 from tests.conformance.local_place import LocalPlace
 from tests.conformance.place import DEADLINE, closing, plan_of, replica, until, write
@@ -271,6 +271,20 @@ async def test_a_watch_hears_of_a_killed_supervisor(local_place: LocalPlace) -> 
     assert (await ending).phase == phases.INTERRUPTED
 
 
+async def test_a_supervisor_that_does_not_react_is_ended(
+    local_place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = await local_place.launch(plan_of(MultiWorker(workers=2)), FOR_EVER)
+    before = await running(local_place, folder)
+    assert before.supervisor_pid is not None
+    os.kill(before.supervisor_pid, signal.SIGSTOP)
+    monkeypatch.setattr(target, "_STOP_MARGIN_SECONDS", 0.5)
+    state = await local_place.target.stop(folder, 1, grace_seconds=0)
+    assert state is not None
+    assert state.phase == phases.INTERRUPTED
+    assert local_place.alive(folder) == []
+
+
 async def test_the_run_outlives_the_one_that_launched_it(local_place: LocalPlace) -> None:
     plan = plan_of()
     folder = local_place.folder(plan.run_id)
@@ -315,6 +329,7 @@ async def test_a_pid_of_another_process_is_left_alone(local_place: LocalPlace) -
     bystander = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
+    await until(partial(unlocked, folder.attempt(1).lock), "the supervisor has gone")  # a moment after its last state
     # A state from before a restart of the machine: its supervisor's pid is now somebody else's.
     old = state._replace(phase=phases.RUNNING, supervisor_pid=bystander.pid, supervisor_start_ticks=1)
     statefile.write_state(folder.attempt(1).state, old)
