@@ -179,7 +179,7 @@ class Runner:
                 text, shown = last
                 if now - shown >= TICK_SECONDS:
                     last = (text, now)
-                    self.say(f"{text} ({now - start:.0f} s)")
+                    self.say(f"{text} ... {now - start:.0f} s in all")
 
         with (
             path.open("wb") as output,
