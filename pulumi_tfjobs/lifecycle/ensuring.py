@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
-from pulumi_tfjobs import observe
+from pulumi_tfjobs import faultpoints, observe
 from pulumi_tfjobs.errors import RunNotFound, StoreError, TfJobsError
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
 from pulumi_tfjobs.lifecycle.outputs import outputs_of
@@ -46,7 +46,9 @@ async def ensure(
     says so. Raises StoreError where the run cannot be reserved; any later trouble is in ``failure``.
     """
     ensuring = _Ensuring(spec, secrets, progress)
+    await _point("reserve")
     await ensuring.reserve(inputs, urn)
+    await _point("reserved")
     waiting = asyncio.ensure_future(ensuring.start_and_wait())
     stopper = asyncio.ensure_future(cancelled.wait())
     try:
@@ -56,7 +58,9 @@ async def ensure(
             return_when=asyncio.FIRST_COMPLETED,
         )
         if waiting.done():
-            return await ensuring.ended(waiting)
+            result = await ensuring.ended(waiting)
+            await _point("return")
+            return result
         await _end(waiting)
         return await ensuring.leave(
             "the update was cancelled" if cancelled.is_set() else "the timeout of this operation was reached"
@@ -64,6 +68,11 @@ async def ensure(
     finally:
         await _end(waiting)
         await _end(stopper)
+
+
+async def _point(name: str) -> None:
+    if faultpoints.address():
+        await asyncio.to_thread(faultpoints.reached, name)
 
 
 async def _end(task: asyncio.Future[Any]) -> None:
@@ -127,6 +136,7 @@ class _Ensuring:
         if state is not None and (state.finished or self.spec.wait_for == "submitted"):
             return state
         ticker = asyncio.ensure_future(self._tell(attempt))
+        await _point("wait")
         try:
             async for state in self.target.watch(self.folder, attempt):
                 if state.finished or (self.spec.wait_for == "running" and state.phase == phases.RUNNING):
@@ -163,16 +173,20 @@ class _Ensuring:
                 return attempt, state
             if attempt == 0 or state is not None:
                 attempt = await asyncio.to_thread(self.store.add_attempt, self.folder.run_id, attempt)
+            await _point("prepare")
             report = _PhaseProgress(self.progress)
             environment = await self.target.prepare(self.spec.environment, report)
             report("copying the source")
+            await _point("prepared")
             plan = build_plan(self.spec, self.folder.run_id)
             files = self.folder.attempt(attempt)
             await _whole(asyncio.to_thread(self._check_out, files.source))
             with _disk(self.folder):
                 await asyncio.to_thread(write_json, files.plan, plan.to_json(), durable=False)
             report("launching")
+            await _point("launch")
             await _whole(self.target.launch(plan, self.folder, attempt, environment, self.secrets))
+            await _point("launched")
             await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
             return attempt, await self.target.state(self.folder, attempt)
 

@@ -43,6 +43,8 @@ def outputs_of(folder: RunFolder, state: RunState, *, digest: str, world_size: i
         "tfConfig": {replica.name: replica.tf_config for replica in state.replicas if replica.tf_config},
         "hostfile": state.hostfile,
         "worldSize": world_size,
+        "restarts": len(state.restarts),
+        "worldSizes": [{"time": _iso(when), "size": size} for when, size in state.world_sizes],
     }
 
 

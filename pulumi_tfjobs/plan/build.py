@@ -58,6 +58,12 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
         stop_grace_seconds=spec.stop_grace_seconds,
         use_gpu=spec.use_gpu,
         software=framework_text(spec.environment),
+        retries=spec.retries,
+        retry_on=spec.retry_on,
+        retry_backoff_seconds=spec.retry_backoff_seconds,
+        ps_restarts=spec.parameter_server_restarts,
+        priority=spec.priority,
+        max_log_bytes=spec.max_log_bytes,
     )
 
 

@@ -35,8 +35,8 @@ OUTPUT_PROPERTIES: dict[str, tuple[dict[str, Any], bool, str]] = {
         {"type": "string"},
         True,
         (
-            "`pending`, `preparing`, `starting`, `running`, `restarting`, `stopping`, `succeeded`, `failed`, "
-            "`cancelled`, `timed_out` or `interrupted`."
+            "`pending`, `preparing`, `queued`, `starting`, `running`, `restarting`, `stopping`, `succeeded`, "
+            "`failed`, `cancelled`, `timed_out` or `interrupted`."
         ),
     ),
     "reason": ({"type": "string"}, True, "Why the status is what it is, in a line. May be empty."),
@@ -56,6 +56,12 @@ OUTPUT_PROPERTIES: dict[str, tuple[dict[str, Any], bool, str]] = {
     "tfConfig": (_TEXTS, True, "Replica -> its TF_CONFIG (JSON text), for those that have one."),
     "hostfile": ({"type": "string"}, True, "Horovod's hostfile, empty for other distributions."),
     "worldSize": ({"type": "integer"}, True, "Number of replicas that compute."),
+    "restarts": ({"type": "integer"}, True, "How often replicas were started again within the last attempt."),
+    "worldSizes": (
+        {"type": "array", "items": {"type": "object", "additionalProperties": _ANY}},
+        True,
+        "Of an elastic job, `{time, size}` (ISO 8601, number of workers) at each change; empty for others.",
+    ),
 }
 
 _LOCAL_TARGET: dict[str, Any] = {

@@ -46,6 +46,8 @@ OUTPUTS = (
     "tfConfig",
     "hostfile",
     "worldSize",
+    "restarts",
+    "worldSizes",
 )
 # The URN under which a resource first referred to its run. The engine tells nobody of a rename (aliases), so it is kept
 # in the state; properties that begin like this are not shown.
@@ -414,7 +416,7 @@ def unfinished(status: Any, wait_for: Any) -> bool:
     if wait_for == "submitted":
         return False
     if wait_for == "running":
-        return status in (phases.PENDING, phases.PREPARING, phases.STARTING)
+        return status in (phases.PENDING, phases.PREPARING, phases.QUEUED, phases.STARTING)
     return status != phases.SUCCEEDED
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -24,6 +24,8 @@ OUTPUTS = (
     "tf_config",
     "hostfile",
     "world_size",
+    "restarts",
+    "world_sizes",
 )
 
 
@@ -137,3 +139,15 @@ class JobOutputs:
     def world_size(self) -> pulumi.Output[int]:
         """Number of replicas that compute."""
         return self._job_output("world_size")
+
+    @property
+    @pulumi.getter(name="restarts")
+    def restarts(self) -> pulumi.Output[int]:
+        """How often replicas were started again within the last attempt."""
+        return self._job_output("restarts")
+
+    @property
+    @pulumi.getter(name="worldSizes")
+    def world_sizes(self) -> pulumi.Output[Sequence[Mapping[str, Any]]]:
+        """Of an elastic job, ``{"time", "size"}`` at each change of the number of workers; empty for others."""
+        return self._job_output("world_sizes")

@@ -71,12 +71,16 @@ class Horovod(Distribution):
         nodes: Number of nodes. The local target simulates them.
         processes_per_node: Ranks on each node.
         controller: ``"gloo"`` (default, needs nothing else) or ``"mpi"`` (ranks are started by ``mpirun``).
+        min_workers: Elastic: the run goes on as long as this many workers live (default with ``max_workers``: 1).
+        max_workers: Elastic: the most workers (default with ``min_workers``: ``nodes`` × ``processes_per_node``).
     """
 
     kind: ClassVar[str] = "horovod"
     nodes: pulumi.Input[int] = 1
     processes_per_node: pulumi.Input[int] = 1
     controller: pulumi.Input[Literal["gloo", "mpi"]] | None = None
+    min_workers: pulumi.Input[int] | None = None
+    max_workers: pulumi.Input[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,13 @@ class JobArgs(TypedDict, total=False):
         inputs: Name → file or folder that the script reads; ``TFJOBS_INPUT_<NAME>`` holds its path.
         max_run_duration_seconds: The run is ended after this long, as ``timed_out``.
         stop_grace_seconds: Seconds between SIGTERM and SIGKILL when a run is stopped (default 10).
+        retries: How often a failed attempt's replicas are started again by themselves (default 0).
+        retry_on: Which failures count: ``"infrastructure"`` (default; a signal, or exit code >= 128), ``"any"``, exit
+            codes (``"3"``), signals (``"SIGTERM"``).
+        retry_backoff_seconds: Seconds before the first retry (default 10), doubled for each further one, at most 300.
+        parameter_server_restarts: How often a failed parameter server is started again by itself (default 0).
+        priority: In the queue for slots a higher number goes first (default 0).
+        max_log_bytes: The most that one replica's log takes on disk (default 256 MiB); head and tail are kept.
         wait_for: What the update waits for (default ``"succeeded"``).
         on_cancel: What Ctrl-C does to the run: ``"detach"`` (default, it goes on) or ``"stop"``.
         delete_artifacts: Whether deleting the resource also deletes record, outputs, checkpoints and logs.
@@ -176,6 +187,12 @@ class JobArgs(TypedDict, total=False):
     inputs: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None
     max_run_duration_seconds: pulumi.Input[float] | None
     stop_grace_seconds: pulumi.Input[float] | None
+    retries: pulumi.Input[int] | None
+    retry_on: pulumi.Input[Sequence[pulumi.Input[str]]] | None
+    retry_backoff_seconds: pulumi.Input[float] | None
+    parameter_server_restarts: pulumi.Input[int] | None
+    priority: pulumi.Input[int] | None
+    max_log_bytes: pulumi.Input[int] | None
     wait_for: pulumi.Input[Literal["submitted", "running", "succeeded"]] | None
     on_cancel: pulumi.Input[Literal["detach", "stop"]] | None
     delete_artifacts: pulumi.Input[bool] | None

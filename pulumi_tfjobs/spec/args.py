@@ -18,9 +18,12 @@ from pulumi_tfjobs.spec import paths
 from pulumi_tfjobs.spec.fields import (
     Count,
     Flag,
+    LogBytes,
     Options,
     Params,
     PositiveSeconds,
+    Priority,
+    RetryOn,
     Seconds,
     Text,
     TextList,
@@ -37,6 +40,7 @@ _COMPUTED_DIGEST = re.compile(r"[0-9a-f]{12}(?: [a-z])?\Z")
 Backend = Annotated[Literal["mpi", "ps", "multi_worker"], choice("mpi", "ps", "multi_worker")]
 ControllerName = Annotated[Literal["gloo", "mpi"], choice("gloo", "mpi")]
 WaitForName = Annotated[Literal["submitted", "running", "succeeded"], choice("submitted", "running", "succeeded")]
+DEFAULT_LOG_BYTES = 256 * 1024 * 1024
 OnCancelName = Annotated[Literal["detach", "stop"], choice("detach", "stop")]
 PolicyName = Annotated[Literal["default", "all_workers"], choice("default", "all_workers")]
 
@@ -62,6 +66,15 @@ class HorovodArgs(_Inputs):
     controller: ControllerName = Field(
         "gloo",
         description='How ranks talk: "gloo" (default, needs nothing) or "mpi" (one mpirun starts all ranks).',
+    )
+    min_workers: Count | None = Field(
+        None,
+        description="Elastic: the run goes on as long as this many workers live. Default with maxWorkers: 1.",
+    )
+    max_workers: Count | None = Field(
+        None,
+        description="Elastic: how many workers there are at most, also after lost ones have come back. Default with "
+        "minWorkers: nodes times processesPerNode.",
     )
 
 
@@ -192,6 +205,32 @@ class JobArgs(_Inputs):
     )
     stop_grace_seconds: Seconds = Field(
         10.0, description="Seconds between asking a replica to end and killing it. Default 10."
+    )
+    retries: Whole = Field(
+        0,
+        description="How often a failed attempt's replicas are started again, all of them, from its checkpoints. "
+        "Default 0: the next update makes a new attempt.",
+    )
+    retry_on: RetryOn = Field(
+        default_factory=lambda: ["infrastructure"],
+        description='Which failures count for retries: "infrastructure" (default: ended by a signal, or an exit code '
+        'of 128 or more), "any", exit codes ("3") and signals ("SIGTERM").',
+    )
+    retry_backoff_seconds: Seconds = Field(
+        10.0, description="Seconds before the first retry; twice as long before each further one, at most 300."
+    )
+    parameter_server_restarts: Whole = Field(
+        0,
+        description="How often a parameter server that failed is started again by itself, at the same address, while "
+        "the rest goes on. Default 0: its failure is the run's.",
+    )
+    priority: Priority = Field(
+        0, description="In the queue for slots a higher number goes first, -1000 to 1000. Default 0."
+    )
+    max_log_bytes: LogBytes = Field(
+        DEFAULT_LOG_BYTES,
+        description="The most that the log of one replica takes on disk. Of a longer one, head and tail are kept. "
+        "Default 268435456 (256 MiB), at least 65536.",
     )
     wait_for: WaitForName = Field(
         "succeeded",

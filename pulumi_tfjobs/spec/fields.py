@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from pulumi_tfjobs.spec.suggest import kind_of, nearest, show
 
 _LARGEST_COUNT = 100_000
+RETRY_WORDS = ("infrastructure", "any")
 _EXACT = 2**53  # the wire's numbers are doubles: whole numbers are exact up to here
 _VARIABLE = re.compile(r"[^=\0]+\Z")
 
@@ -51,7 +53,7 @@ def _finite(value: Any) -> None:
         raise wrong(value, "a finite number", "give a number that JSON can hold")
 
 
-def _whole(lowest: int) -> BeforeValidator:
+def _whole(lowest: int, highest: int = _LARGEST_COUNT) -> BeforeValidator:
     words = f"a whole number of at least {lowest}"
 
     def check(value: Any) -> Any:
@@ -65,8 +67,8 @@ def _whole(lowest: int) -> BeforeValidator:
             raise wrong(value, words, f"round it, for example to {max(lowest, round(value))}")
         if value < lowest:
             raise wrong(value, words, f"give {lowest} or more")
-        if value > _LARGEST_COUNT:
-            raise wrong(value, f"a whole number of at most {_LARGEST_COUNT}", "give a smaller number")
+        if value > highest:
+            raise wrong(value, f"a whole number of at most {highest}", "give a smaller number")
         return int(value)
 
     return BeforeValidator(check)
@@ -117,6 +119,24 @@ def _version(value: Any) -> Any:
         # A version written as a number has lost digits: 3.10 arrives as 3.1.
         raise wrong(value, 'a version in quotes, such as "3.11"', "put the version in quotes")
     return _text(value)
+
+
+def _condition(value: Any) -> Any:
+    """A condition of ``retryOn`` in its normal form: a word, an exit code 1..255, or a signal's name."""
+    words = '"infrastructure", "any", an exit code from 1 to 255, or a signal such as "SIGTERM"'
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _finite(value)
+        value = number_text(value)
+    if not isinstance(value, str):
+        raise wrong(value, words, "give one of these")
+    if value in RETRY_WORDS:
+        return value
+    if _is_digits(value) and 1 <= int(value) <= 255:
+        return str(int(value))
+    if value in signal.Signals.__members__:
+        return value
+    near = nearest(value, [*RETRY_WORDS, *signal.Signals.__members__])
+    raise wrong(value, words, f'say "{near}"' if near else 'say "infrastructure", for example')
 
 
 def _list(value: Any) -> Any:
@@ -238,6 +258,9 @@ def choice(*names: str) -> BeforeValidator:
 
 Count = Annotated[int, _whole(1)]
 Whole = Annotated[int, _whole(0)]
+Priority = Annotated[int, _whole(-1000, 1000)]
+LogBytes = Annotated[int, _whole(64 * 1024, 2**50)]
+RetryOn = Annotated[list[Annotated[str, BeforeValidator(_condition)]], BeforeValidator(_list)]
 Seconds = Annotated[float, _duration(positive=False)]
 PositiveSeconds = Annotated[float, _duration(positive=True)]
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -42,10 +42,13 @@ class ReplicaPlan:
 @dataclass(frozen=True)
 class Rendezvous:
     """How ranks find each other. ``gloo``: Horovod's rendezvous server with ``slots`` (one dict per rank: hostname,
-    rank, local_rank, cross_rank, size, local_size, cross_size). ``mpi``: one mpirun starts all ``worker`` replicas."""
+    rank, local_rank, cross_rank, size, local_size, cross_size). ``mpi``: one mpirun starts all ``worker`` replicas.
+    ``elastic``: Horovod's elastic driver starts them, and starts lost ones again, as long as ``min_workers`` live."""
 
-    kind: Literal["gloo", "mpi"]
+    kind: Literal["gloo", "mpi", "elastic"]
     slots: tuple[dict[str, Any], ...] = ()
+    min_workers: int = 0
+    max_workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class LaunchPlan:
     """Everything a target needs to start a run, less secrets and addresses.
 
     ``env`` applies to every replica. ``success_policy`` is ``default`` (chief, else worker 0) or ``all_workers``.
-    Durations are seconds. ``software`` is the environment in a few words, to be shown.
+    Durations are seconds. ``software`` is the environment in a few words, to be shown. ``retries``: how often the
+    target starts a failed group again, where the failure is one of ``retry_on``; ``ps_restarts``: how often each
+    parameter server alone. ``priority``: higher goes first in the target's queue. ``max_log_bytes``: the most that one
+    replica's log takes.
     """
 
     run_id: str
@@ -69,6 +75,12 @@ class LaunchPlan:
     stop_grace_seconds: float = 10.0
     use_gpu: bool = False
     software: str = ""
+    retries: int = 0
+    retry_on: tuple[str, ...] = ("infrastructure",)
+    retry_backoff_seconds: float = 10.0
+    ps_restarts: int = 0
+    priority: int = 0
+    max_log_bytes: int = 256 * 1024 * 1024
 
     @property
     def slots(self) -> int:
@@ -90,6 +102,7 @@ def launch_plan_from_json(data: dict[str, Any]) -> LaunchPlan:
             ),
             "rendezvous": None
             if rendezvous is None
-            else Rendezvous(kind=rendezvous["kind"], slots=tuple(rendezvous["slots"])),
+            else Rendezvous(**{**rendezvous, "slots": tuple(rendezvous["slots"])}),
+            "retry_on": tuple(data.get("retry_on", ("infrastructure",))),
         }
     )

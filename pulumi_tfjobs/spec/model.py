@@ -33,12 +33,22 @@ class Single:
 
 @dataclass(frozen=True)
 class Horovod:
-    """``nodes`` × ``processes_per_node`` ranks, all of them replicas of type ``worker``."""
+    """``nodes`` × ``processes_per_node`` ranks, all of them replicas of type ``worker``.
+
+    With ``min_workers`` and ``max_workers`` (both are set then) the job is elastic.
+    """
 
     nodes: int = 1
     processes_per_node: int = 1
     controller: Controller = "gloo"
+    min_workers: int | None = None
+    max_workers: int | None = None
     kind: Literal["horovod"] = "horovod"
+
+    @property
+    def elastic(self) -> bool:
+        """Whether workers may be lost and come back while the run goes on."""
+        return self.min_workers is not None or self.max_workers is not None
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,12 @@ class JobSpec:
     # Metadata: never part of the identity.
     max_run_duration_seconds: float | None = None
     stop_grace_seconds: float = 10.0
+    retries: int = 0
+    retry_on: tuple[str, ...] = ("infrastructure",)
+    retry_backoff_seconds: float = 10.0
+    parameter_server_restarts: int = 0
+    priority: int = 0
+    max_log_bytes: int = 256 * 1024 * 1024
     wait_for: WaitFor = "succeeded"
     on_cancel: OnCancel = "detach"
     delete_artifacts: bool = False
@@ -181,7 +197,8 @@ class JobSpec:
                 name: None if name in self.secret_variables else value
                 for name, value in self.environment_variables.items()
             },
-            "distribution": dict(vars(self.distribution)),
+            # What is not set is left out, so that options which come later do not change older digests.
+            "distribution": {name: value for name, value in vars(self.distribution).items() if value is not None},
             "inputs": [[i.name, i.digest] for i in self.inputs],
             "useGpu": self.use_gpu,
             "successPolicy": self.success_policy,

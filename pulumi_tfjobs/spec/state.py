@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 # Phases of a run. The order is the order in which a run meets them.
 PENDING = "pending"  # reserved, nothing started
 PREPARING = "preparing"  # source snapshot, environment
+QUEUED = "queued"  # waits for slots; nothing of it runs but its supervisor
 STARTING = "starting"  # replicas are being started
 RUNNING = "running"
-RESTARTING = "restarting"
+RESTARTING = "restarting"  # the group failed, and is started again after a pause
 STOPPING = "stopping"  # decided; survivors are being ended
 SUCCEEDED = "succeeded"
 FAILED = "failed"
@@ -55,12 +56,29 @@ class ReplicaState(NamedTuple):
         return self.phase == RUNNING
 
 
+class Restart(NamedTuple):
+    """One time that the group (or, with ``replica``, that one alone) was started again within an attempt.
+
+    ``at``: when it failed, seconds since the epoch; ``reason``: of what; ``logs``: folder of the logs from before.
+    """
+
+    number: int
+    at: float
+    reason: str
+    exit_code: int | None = None
+    replica: str = ""
+    logs: str = ""
+
+
 class RunState(NamedTuple):
     """One attempt of a run. ``reason`` says in a line why the phase is what it is.
 
     ``first_failure`` names the replica that failed first (``worker-1``). ``launches`` counts how often the group was
     started within this attempt (more than 1 where a port had been taken). ``heartbeat_at`` is when the
-    supervisor last wrote the record, ``updated`` a number that grows with each write.
+    supervisor last wrote the record, ``updated`` a number that grows with each write. ``restarts``: what was started
+    again within this attempt, oldest first. ``queue_position``: 1 is next, None where it does not wait.
+    ``world_sizes``: ``(time, ranks)`` of an elastic run, at each change. ``boot``: which boot of the machine it was
+    written in, empty where that cannot be told.
     """
 
     run_id: str
@@ -80,6 +98,10 @@ class RunState(NamedTuple):
     heartbeat_at: float | None = None
     updated: int = 0
     warnings: tuple[str, ...] = ()
+    restarts: tuple[Restart, ...] = ()
+    queue_position: int | None = None
+    world_sizes: tuple[tuple[float, int], ...] = ()
+    boot: str = ""
 
     @property
     def finished(self) -> bool:
@@ -93,6 +115,8 @@ class RunState(NamedTuple):
         data = self._asdict()
         data["replicas"] = [replica._asdict() for replica in self.replicas]
         data["warnings"] = list(self.warnings)
+        data["restarts"] = [restart._asdict() for restart in self.restarts]
+        data["world_sizes"] = [list(pair) for pair in self.world_sizes]
         return data
 
 
@@ -104,4 +128,9 @@ def run_state_from_json(data: dict[str, Any]) -> RunState:
         for item in data.get("replicas", ())
     )
     known["warnings"] = tuple(data.get("warnings", ()))
+    known["restarts"] = tuple(
+        Restart(**{key: value for key, value in item.items() if key in Restart._fields})
+        for item in data.get("restarts", ())
+    )
+    known["world_sizes"] = tuple((float(when), int(size)) for when, size in data.get("world_sizes", ()))
     return RunState(**known)

@@ -16,8 +16,12 @@
         supervisor.log    the supervisor's own log
         stop              present once somebody asked to stop the run; holds the reason
         src/              the replicas' working directory: a private copy of the source snapshot
+        restarts/<k>/     logs of the replicas as they were before restart k (retries, restarted parameter servers)
         tmp               link to the replicas' TMPDIR, there as long as they run
-        replicas/<type>-<index>.log
+        replicas/<type>-<index>.log       what a replica printed; of a long log the head
+        replicas/<type>-<index>.log.tail.<k>  and pieces of the tail (targets/logfiles.py reads them as one)
+
+Beside ``runs/`` is ``slots/``: the tickets of runs that wait for slots or hold some (targets/local/queue.py).
 """
 
 from __future__ import annotations
@@ -70,6 +74,9 @@ class AttemptFolder:
     def replica_log(self, name: str) -> str:
         return self._at("replicas", f"{name}.log")
 
+    def restart(self, number: int) -> str:
+        return self._at("restarts", str(number))
+
 
 class RunFolder:
     """A run's files. Paths only; nothing is created by naming them."""
@@ -107,6 +114,11 @@ class RunFolder:
     @property
     def curves(self) -> str:
         return self._at("curves.json")
+
+    @property
+    def slots(self) -> str:
+        """The folder of tickets for slots, common to all runs of the store."""
+        return os.path.join(os.path.dirname(os.path.dirname(self.root)), "slots")
 
     def attempt(self, number: int) -> AttemptFolder:
         return AttemptFolder(self._at("attempts", str(number)), number)
