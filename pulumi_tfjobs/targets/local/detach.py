@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 
+from pulumi_tfjobs import faultpoints
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.local import statefile
+from pulumi_tfjobs.targets.local import guardian, statefile
 
 STARTED = "started"
 ALREADY = "already"
@@ -28,8 +29,8 @@ _LOCK_PAUSE = 0.01
 
 def run(attempt: str) -> None:
     """Become the supervisor of the attempt and stay it until nothing of the attempt lives."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     message = json.loads(sys.stdin.buffer.read())
     answer = os.dup(1)
     os.set_inheritable(answer, False)
@@ -53,6 +54,9 @@ def run(attempt: str) -> None:
             reply(ALREADY)
             return
         _open_log(folder.supervisor_log)
+        if guardian.guards(folder, answer):
+            return  # the supervisor has ended, and nothing of the run lives any more
+        faultpoints.listen_at(message.get("faultpoints") or "")
         from pulumi_tfjobs.targets.local.group import Supervisor
 
         Supervisor(folder, message, umask, confirm=lambda: reply(STARTED)).run()

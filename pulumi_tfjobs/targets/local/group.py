@@ -1,7 +1,7 @@
-"""The supervisor's work: start a group of replicas, watch it, decide, leave nothing behind. Standard library only.
+"""The supervisor's work: wait for slots, start a group of replicas, watch it, decide, leave nothing behind.
 
-One thread, one epoll: pipes of the replicas, signals (SIGCHLD for exits, SIGTERM for a wish to stop) and timers.
-Nothing is polled but the processes that are slow to die.
+One thread, one epoll: pipes of the replicas, signals (SIGCHLD for exits, SIGTERM for a wish to stop), the ends of runs
+that hold slots, and timers. Nothing is polled but the processes that are slow to die. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pulumi_tfjobs.spec import policy
+from pulumi_tfjobs.faultpoints import reached
+from pulumi_tfjobs.spec import retrying
 from pulumi_tfjobs.spec import state as phases
-from pulumi_tfjobs.spec.state import RunState
+from pulumi_tfjobs.spec.state import Restart
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import statefile, temporary
-from pulumi_tfjobs.targets.local.blame import culprit
-from pulumi_tfjobs.targets.local.detach import say, say_traceback
+from pulumi_tfjobs.targets.local import temporary
+from pulumi_tfjobs.targets.local.deciding import Decision
+from pulumi_tfjobs.targets.local.detach import say_traceback
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
 from pulumi_tfjobs.targets.local.launching import Launch
 from pulumi_tfjobs.targets.local.logs import Log, rest_after
 from pulumi_tfjobs.targets.local.members import Member, split_status
-from pulumi_tfjobs.targets.local.processes import Ties, start_ticks
+from pulumi_tfjobs.targets.local.processes import Ties
+from pulumi_tfjobs.targets.local.record import Record
+from pulumi_tfjobs.targets.local.turns import Turns
 
-HEARTBEAT_SECONDS = 5.0
-# How long survivors get to end by themselves once the run has been decided: their work is of no more use.
-SHORT_GRACE_SECONDS = 3.0
-# How long the others may take to fail by themselves once one has: a member often ends sooner than the one that it
-# misses, and what they print then is worth having.
-SETTLE_SECONDS = 1.0
-MOST_LAUNCHES = 3
-LAST_WRITE_TRIES = 25
-LAST_WRITE_PAUSE = 0.2
+# How often a group is started anew because other programs sit on its ports.
+MOST_PORT_TRIES = 3
 
 
 class Supervisor:
@@ -48,44 +44,29 @@ class Supervisor:
             self.plan: dict[str, Any] = json.load(stream)
         self.folder = folder
         self.confirm = confirm
-        self.reserve = statefile.Reserve(folder.root)
+        run = RunFolder(os.path.dirname(os.path.dirname(folder.root)))
+        self.launch = Launch(folder, run, self.plan, message, umask, Ties())
+        self.record = Record(folder, self.plan, self.launch.members)
+        self.decision = Decision(self.plan, self.launch, self.record)
+        self.turns = Turns(run, folder, self.plan, message.get("capacity"))
         self.epoll = select.epoll()
-        self.launch = Launch(
-            folder, RunFolder(os.path.dirname(os.path.dirname(folder.root))), self.plan, message, umask, Ties()
-        )
-        self.state = RunState(
-            run_id=self.plan["run_id"],
-            attempt=folder.number,
-            phase=phases.STARTING,
-            created_at=time.time(),
-            hostfile=self.plan["hostfile"],
-            supervisor_pid=os.getpid(),
-            supervisor_start_ticks=start_ticks(os.getpid()),
-        )
-        self.verdict: tuple[str, str] | None = None
-        self.grace = 0.0
-        self.failures: list[Member] = []  # in the order of their ends
-        self.trouble = ""  # why the run cannot go on whatever its replicas do
-        self.stop_wanted = False
         self.childless = True
-        self.changed = False
         self.logs: dict[int, Log] = {}
         self.resting: dict[int, float] = {}  # pipes that are left alone, and until when
-        self.heartbeat_at = 0.0
-        self.deadline: float | None = None
-        self.settle_at: float | None = None  # survivors are left alone until then
         self.ending = Ending()
+        self.port_tries = 1
 
     # The attempt
 
     def run(self) -> None:
         self._catch_signals()
-        self.reserve.create()
-        statefile.write_state(self.folder.state, self._next_state())
+        self.record.begin()
+        reached("confirm")
         self.confirm()
         try:
             if not self.launch.ties.adopt_orphans():
-                self._warn("this system cannot tell orphaned processes: some may outlive the run")
+                self.record.warn("this system cannot tell orphaned processes: some may outlive the run")
+            self._wait_for_slots()
             while True:
                 self._start()
                 self._watch()
@@ -93,7 +74,8 @@ class Supervisor:
                     break
         except Exception as error:  # noqa: BLE001 (the run must end with a state, and with no process left)
             say_traceback()
-            self._conclude(phases.FAILED, f"the supervisor failed: {error!r} (see {self.folder.supervisor_log})", 0.0)
+            log = self.folder.supervisor_log
+            self.decision.conclude(phases.FAILED, f"the supervisor failed: {error!r} (see {log})", 0.0)
             end_all()
         self._finish()
 
@@ -108,86 +90,141 @@ class Supervisor:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self.epoll.register(reader, select.EPOLLIN)
 
+    def _wait_for_slots(self) -> None:
+        """Until the run has its slots, or is stopped before."""
+        reached("queue")
+        self._look_for_stop()
+        while not (self.decision.stop_wanted or self.record.trouble):
+            try:
+                turn = self.turns.look()
+            except OSError as error:
+                self.record.note_trouble(error, "the queue for slots cannot be used")
+                return
+            if turn.granted:
+                self.record.set(reason="", queue_position=None)
+                return
+            self.record.set(phase=phases.QUEUED, reason=turn.reason, queue_position=turn.position)
+            if self.record.changed:
+                self.record.save()
+            with self.turns.watched(turn) as handles:
+                for handle in handles:
+                    self.epoll.register(handle, select.EPOLLIN)
+                self._idle(time.monotonic() + self.turns.patience(handles), handles)
+                for handle in handles:
+                    self.epoll.unregister(handle)
+
+    def _idle(self, until: float, handles: list[int]) -> None:
+        """Nothing runs: wait until then, for one of the handles, a wish to stop or the time limit."""
+        while not self.decision.stop_wanted and time.monotonic() < until:
+            deadline = self.decision.deadline
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            times = [until, self.record.heartbeat_at, *([] if deadline is None else [deadline])]
+            for handle, _ in self.epoll.poll(max(0.0, min(times) - time.monotonic())):
+                if handle in handles:
+                    return
+                self._handle(handle)
+            if self.record.heartbeat_at <= time.monotonic():
+                self.record.save()
+
+    def _look_for_stop(self) -> None:
+        self.decision.stop_wanted = self.decision.stop_wanted or os.path.exists(self.folder.stop)
+
     def _start(self) -> None:
-        self.state = self.state._replace(launches=self.state.launches + 1, phase=phases.STARTING)
-        if os.path.exists(self.folder.stop):
-            self.stop_wanted = True
-            self._consider()
+        self._look_for_stop()
+        self.decision.consider()
+        if self.decision.verdict is not None:
             return
+        reached("start")
+        self.record.set(launches=self.record.state.launches + 1, phase=phases.STARTING)
         try:
             self.launch.start()
         except OSError as error:
-            self.trouble = self._disk_trouble(error) or f"the replicas could not be started: {error}"
+            self.record.note_trouble(error, "the replicas could not be started")
         now = time.monotonic()
         self.childless = False
         for log in self.launch.logs():
-            if log.reader is not None:
-                self.logs[log.reader] = log
-                self.epoll.register(log.reader, select.EPOLLIN)
+            self._listen(log)
         if self.launch.reports is not None:
             self.epoll.register(self.launch.reports.reader, select.EPOLLIN)
-        if self.deadline is None and self.plan["max_run_duration_seconds"] is not None:
-            self.deadline = now + self.plan["max_run_duration_seconds"]
-        self.heartbeat_at = now + HEARTBEAT_SECONDS
-        if self.state.started_at is None:
-            self.state = self.state._replace(started_at=time.time())
-        self.state = self.state._replace(phase=phases.RUNNING)
-        self._save(sync=True)
+        if self.decision.deadline is None and self.plan["max_run_duration_seconds"] is not None:
+            self.decision.deadline = now + self.plan["max_run_duration_seconds"]
+        if self.record.state.started_at is None:
+            self.record.set(started_at=time.time())
+        self.record.set(phase=phases.RUNNING, reason="")
+        self.record.save(sync=True)
+        reached("started")
+
+    def _listen(self, log: Log) -> None:
+        if log.reader is not None:
+            self.logs[log.reader] = log
+            self.epoll.register(log.reader, select.EPOLLIN)
 
     def _watch(self) -> None:
         """Until the run has been decided and no process of it lives."""
+        decision = self.decision
         while True:
             self._reap()
-            self._consider()
-            if self.verdict is not None and not (self.ending.begun or self.childless) and self._settled():
-                self.ending.begin(self.grace, self.launch.by_pid)
-            if self.changed:
-                self._save()
-            if self.verdict is not None and self.childless:
+            decision.consider()
+            if decision.verdict is not None and not (self.ending.begun or self.childless) and decision.settled():
+                reached("decided")
+                self.ending.begin(decision.grace, self.launch.by_pid)
+            if self.record.changed:
+                self.record.save()
+            if decision.verdict is not None and self.childless:
                 return
             for handle, _ in self.epoll.poll(self._timeout()):
                 self._handle(handle)
             self._tick()
 
     def _timeout(self) -> float:
-        times = [self.heartbeat_at, *self.resting.values()]
+        times = [self.record.heartbeat_at, *self.resting.values()]
         if self.ending.kill_at is not None:
             times.append(self.ending.kill_at)
-        elif self.settle_at is not None:
-            times.append(self.settle_at)
-        elif self.deadline is not None:
-            times.append(self.deadline)
+        elif self.decision.settle_at is not None:
+            times.append(self.decision.settle_at)
+        elif self.decision.deadline is not None:
+            times.append(self.decision.deadline)
         return max(0.0, min(times) - time.monotonic())
 
     def _handle(self, handle: int) -> None:
         if handle == self.wakeup:
-            self.stop_wanted = self.stop_wanted or signal.SIGTERM in os.read(handle, 4096)
+            self.decision.stop_wanted = signal.SIGTERM in os.read(handle, 4096) or self.decision.stop_wanted
         elif handle in self.logs:
             self._copy(handle)
         elif self.launch.reports is not None:
             self._take_reports()
 
     def _take_reports(self) -> None:
-        """What the ranks of an MPI run tell of themselves."""
+        """What those tell that started replicas for us: the ranks of an MPI run, Horovod's elastic driver."""
         if self.launch.reports is None:
             return
         for report in self.launch.reports.read():
-            self.changed = True
-            self._note_failure(self.launch.note(report, by_us=self.ending.begun))
+            self.record.changed = True
+            if "world_size" in report:
+                sizes = self.record.state.world_sizes
+                self.record.set(world_sizes=(*sizes, (time.time(), report["world_size"])))
+            else:
+                self.decision.note_failure(self.launch.note(report, by_us=self.ending.begun))
 
     def _copy(self, handle: int) -> None:
         log = self.logs[handle]
         count = log.pump()
-        if log.error is not None and not self.trouble:
-            self.trouble = self._disk_trouble(log.error) or f"{log.path} could not be written: {log.error}"
+        if log.error is not None and not self.record.trouble:
+            self.record.note_trouble(log.error, f"{log.path} could not be written")
         if count == 0:
-            self.epoll.unregister(handle)
-            self.resting.pop(handle, None)
-            del self.logs[handle]
-            log.disconnect()
+            self._leave(handle)
         elif count is not None:
             self.epoll.modify(handle, 0)
             self.resting[handle] = time.monotonic() + rest_after(count)
+
+    def _leave(self, handle: int) -> None:
+        """Copy what is left in the pipe and let go of it."""
+        log = self.logs.pop(handle)
+        self.epoll.unregister(handle)
+        self.resting.pop(handle, None)
+        log.drain()
+        log.disconnect()
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -195,12 +232,10 @@ class Supervisor:
             del self.resting[handle]
             self.epoll.modify(handle, select.EPOLLIN)
         if unending := self.ending.tick(self.launch.by_pid):
-            self._warn(f"processes {unending} could not be ended")
+            self.record.warn(f"processes {unending} could not be ended")
             self.childless = True
-        if self.heartbeat_at <= now:
-            self._save()
-
-    # Exits and the verdict
+        if self.record.heartbeat_at <= now:
+            self.record.save()
 
     def _reap(self) -> None:
         while not self.childless:
@@ -220,182 +255,115 @@ class Supervisor:
                 self._take_reports()  # they say which rank it was
             code, number = split_status(status)
             member.ended(exit_code=code, signal_number=number, by_us=self.ending.begun)
-            self.changed = True
-            self._note_failure(member)
+            self.record.changed = True
+            if self._replaced(member):
+                continue
+            self.decision.note_failure(member)
             if not self.ending.begun:
-                self._consider()
+                self.decision.consider()
 
-    def _note_failure(self, member: Member | None) -> None:
-        if member is None or member.phase != phases.FAILED:
-            return
-        self.failures.append(member)
-        if self.settle_at is not None:  # the verdict stands; whose fault it was may become clearer
-            self._conclude_failure(0.0)
+    # Once more
 
-    def _consider(self) -> None:
-        """Decide, if it can be decided. The first verdict stands."""
-        if self.verdict is not None:
-            return
-        full = float(self.plan["stop_grace_seconds"])
-        short = min(full, SHORT_GRACE_SECONDS)
-        helper = self.launch.helper
-        if self.stop_wanted:
-            reason, grace = _read_stop(self.folder.stop)
-            self._conclude(phases.CANCELLED, reason, full if grace is None else grace)
-        elif self.trouble:
-            self._conclude(phases.FAILED, self.trouble, short)
-        elif self.deadline is not None and time.monotonic() >= self.deadline:
-            limit = self.plan["max_run_duration_seconds"]
-            self._conclude(phases.TIMED_OUT, f"still running after {limit:g} s (maxRunDurationSeconds)", full)
-        elif helper is not None and helper.phase not in {phases.PENDING, phases.RUNNING}:
-            self._conclude(
-                phases.FAILED,
-                f"Horovod's rendezvous server {helper.how()}: {helper.log.last_line()} ({helper.log.path})",
-                short,
-            )
-        else:
-            self._consider_replicas(short)
+    def _replaced(self, member: Member) -> bool:
+        """A parameter server that failed is started again by itself, as often as the plan allows."""
+        if member.type != "ps" or member.phase != phases.FAILED or self.decision.verdict is not None:
+            return False
+        if self._restarts(member.name) >= self.plan["ps_restarts"]:
+            return False
+        if member.log.reader in self.logs:
+            self._leave(member.log.reader)
+        self._note_restart(member, f"{member.name} {member.how()}", replica=member.name)
+        try:
+            self.launch.start_again(member)
+        except OSError as error:
+            self.record.note_trouble(error, f"{member.name} could not be started again")
+        self._listen(member.log)
+        return True
 
-    def _consider_replicas(self, grace: float) -> None:
-        grouped = self.launch.phases()
-        phase, reason = policy.decide(grouped, success_policy=self.plan["success_policy"])
-        if phase == policy.FAILED:
-            self._conclude_failure(grace, reason)
-            self.settle_at = time.monotonic() + SETTLE_SECONDS
-        elif phase == policy.SUCCEEDED:
-            self._conclude(phases.SUCCEEDED, "", grace)
-        elif self.launch.all_ended():
-            self._conclude(phases.FAILED, f"no replica is left, and none decided the run ({reason})", grace)
+    def _restarts(self, replica: str = "") -> int:
+        """How often this one was started again by itself; the whole group without a name."""
+        return sum(1 for restart in self.record.state.restarts if restart.replica == replica)
 
-    def _conclude_failure(self, grace: float, reason: str = "") -> None:
-        """Failed because of the replica whose fault it most likely was."""
-        for member in self.failures:
-            member.log.drain()
-        first = culprit(self.failures)
-        if first is not None:
-            self.failures = [first, *(member for member in self.failures if member is not first)]
-            reason = f"{first.name} {first.how()}"
-        if self.verdict is None:
-            self._conclude(phases.FAILED, reason, grace)
-        elif reason:
-            self.verdict = (phases.FAILED, reason)
-            self.state = self.state._replace(reason=reason)
-
-    def _settled(self) -> bool:
-        """Whether it is time to end the survivors."""
-        if self.settle_at is not None and (self.launch.all_ended() or time.monotonic() >= self.settle_at):
-            self.settle_at = None
-        return self.settle_at is None or self.stop_wanted
-
-    def _conclude(self, phase: str, reason: str, grace: float) -> None:
-        if self.verdict is None:
-            self.verdict, self.grace, self.changed = (phase, reason), grace, True
-            self.state = self.state._replace(phase=phases.STOPPING, reason=reason)
-
-    # Afterwards
+    def _note_restart(self, member: Member, reason: str, *, replica: str = "") -> None:
+        """Put the logs so far aside, and tell in the state why."""
+        number = len(self.record.state.restarts) + 1
+        folder = self.folder.restart(number)
+        for log in [member.log] if replica else self.launch.logs():
+            try:
+                log.restart(folder)
+            except OSError as error:
+                self.record.note_trouble(error, f"the logs could not be moved to {folder}")
+        code = member.exit_code if member.signal is None else 128 + member.signal
+        restart = Restart(number, time.time(), reason, code, replica, folder)
+        self.record.set(restarts=(*self.record.state.restarts, restart))
 
     def _again(self) -> bool:
-        """Whether the group is to be started once more: it failed, and somebody else sits on one of its ports."""
-        failed = self.verdict is not None and self.verdict[0] == phases.FAILED and not self.trouble
-        if not failed or not self.failures or self.state.launches >= MOST_LAUNCHES or self.stop_wanted:
+        """Whether the group is to be started once more. It is ready for that then."""
+        if not self.decision.failed:
             return False
-        lost = self.launch.ports.lost()
+        return self._with_other_ports() or self._retry()
+
+    def _with_other_ports(self) -> bool:
+        """It failed, and somebody else sits on one of its ports: that was no failure of its own."""
+        lost = self.launch.ports.lost() if self.port_tries < MOST_PORT_TRIES else []
         if not lost:
             return False
         taken = ", ".join(map(str, lost))
-        self._warn(f"another program took port {taken}: the replicas were started again with other ports")
-        self._close_pipes()
-        self.launch.reset(f"[launch {self.state.launches + 1}: another program had taken port {taken}; what is above "
-                          "is from the launch before]\n")  # fmt: skip
-        self.verdict, self.ending = None, Ending()
-        self.failures.clear()
-        self.state = self.state._replace(reason="")
+        self.port_tries += 1
+        self.record.warn(f"another program took port {taken}: the replicas were started again with other ports")
+        self._begin_anew()
+        self.launch.separate(
+            f"[launch {self.record.state.launches + 1}: another program had taken port {taken}; what is above is from "
+            "the launch before]\n"
+        )
         return True
 
+    def _retry(self) -> bool:
+        """It failed in a way that is worth another try, and there are tries left: after a pause."""
+        first = self.record.failures[0]
+        made, most = self._restarts(), self.plan["retries"]
+        if made >= most:
+            return False
+        if not retrying.is_retried(self.plan["retry_on"], first.exit_code, first.signal):
+            return False
+        reason = f"{first.name} {first.how()}"
+        seconds = retrying.pause(self.plan["retry_backoff_seconds"], made + 1)
+        self._close_pipes()
+        self._note_restart(first, reason)
+        self._begin_anew()
+        self.record.set(
+            phase=phases.RESTARTING,
+            reason=f"{reason}; retry {made + 1} of {most}" + (f" after {seconds:g} s" if seconds else ""),
+        )
+        self.record.save(sync=True)
+        self._idle(time.monotonic() + seconds, [])
+        return True
+
+    def _begin_anew(self) -> None:
+        self._close_pipes()
+        self.launch.reset()
+        self.decision.again()
+        self.ending = Ending()
+
     def _close_pipes(self) -> None:
-        """Copy what is left in the pipes and let go of them."""
-        for handle, log in list(self.logs.items()):
-            self.epoll.unregister(handle)
-            log.drain()
-            log.disconnect()
-        self.logs.clear()
-        self.resting.clear()
+        for handle in list(self.logs):
+            self._leave(handle)
         self._take_reports()
         if self.launch.reports is not None:
             self.epoll.unregister(self.launch.reports.reader)
+            self.launch.let_go()
 
-    # The state
-
-    def _next_state(self) -> RunState:
-        self.state = self.state._replace(
-            replicas=tuple(member.state() for member in self.launch.members),
-            first_failure=self.failures[0].name if self.failures else "",
-            heartbeat_at=time.time(),
-            updated=self.state.updated + 1,
-        )
-        return self.state
-
-    def _save(self, *, sync: bool = False) -> None:
-        self.changed = False
-        self.heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
-        try:
-            statefile.write_state(self.folder.state, self._next_state(), sync=sync)
-        except OSError as error:
-            trouble = self._disk_trouble(error) or f"{self.folder.state} could not be written: {error}"
-            self.trouble = self.trouble or trouble
-
-    def _warn(self, text: str) -> None:
-        say(text)
-        self.state = self.state._replace(warnings=(*self.state.warnings, text))
-        self.changed = True
-
-    def _disk_trouble(self, error: OSError) -> str:
-        """What to tell of a full disk; empty where the error is another one."""
-        if error.errno not in statefile.DISK_FULL:
-            return ""
-        say(f"disk full: {error}")
-        return (
-            f"the disk is full: {error.strerror} under {self.folder.root}. "
-            "Free some space on that file system (or on your quota there), then run `pulumi up` again"
-        )
+    # The end
 
     def _finish(self) -> None:
         self._close_pipes()
         self.launch.settle()
         temporary.remove(self.folder)
-        phase, reason = self.verdict or (phases.FAILED, "the run ended without a verdict")
-        first = self.failures[0] if self.failures else None
-        code = None
-        if phase == phases.SUCCEEDED:
-            code = 0
-        elif first is not None:
-            code = first.exit_code if first.signal is None else 128 + first.signal
-        self.state = self.state._replace(phase=phase, reason=reason, finished_at=time.time(), exit_code=code)
-        if not self.trouble:
+        reached("finish")
+        phase, reason = self.decision.verdict or (phases.FAILED, "the run ended without a verdict")
+        if not self.record.trouble:
             self.launch.close()
-        final = self._next_state()
-        for _ in range(LAST_WRITE_TRIES):
-            try:
-                statefile.write_state(self.folder.state, final, sync=True)
-                break
-            except OSError as error:
-                say(f"the last state could not be written: {error}")
-                self.reserve.release()  # what it was put aside for
-                time.sleep(LAST_WRITE_PAUSE)
-        self.reserve.release()
-        if self.trouble:
+        self.turns.leave()
+        self.record.end(phase, reason, self.decision.exit_code())
+        if self.record.trouble:
             self.launch.close()
-
-
-def _read_stop(path: str) -> tuple[str, float | None]:
-    """Why the run is stopped, and how long its replicas get: the first and second line of the file."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
-    except OSError:
-        return "its supervisor was told to end (SIGTERM)", None
-    reason = lines[0] if lines else "stopped"
-    try:
-        return reason, float(lines[1])
-    except (IndexError, ValueError):
-        return reason, None

@@ -51,7 +51,9 @@ class Launch:
             self.members.append(self.launcher)
         elif kind == "gloo":
             self.helper = Member(RENDEZVOUS, 0, Log(folder.replica_log(RENDEZVOUS)))
-        self._visible = gpus.share(plan, self._free_first(message["devices"]))
+        self._devices: list[str] = message["devices"]
+        self._visible: dict[str, str] | None = None
+        self._ready: dict[str, tuple[list[str], dict[str, str]]] = {}
         self._base = self._base_environment(run)
 
     def _member(self, replica: dict[str, Any]) -> Member:
@@ -103,6 +105,8 @@ class Launch:
 
     def start(self) -> None:
         """Start every member. Raises OSError; those that were started before it are then in ``by_pid``."""
+        if self._visible is None:  # not before the run has its slots: others may still use the GPUs
+            self._visible = gpus.share(self.plan, self._free_first(self._devices))
         values = {"{{python}}": self.python}
         open_ports = [m for m in self.replicas if m.needs_port]
         for member, port in zip(open_ports, self.ports.take(len(open_ports)), strict=True):
@@ -118,7 +122,9 @@ class Launch:
                 own["env"]["CUDA_VISIBLE_DEVICES"] = self._visible[member.name]
             env = replica_environment(self._base, self.plan, own, values)
             member.tf_config = env.get("TF_CONFIG", "")
-            ready.append((member, [fill(part, values) for part in replica["argv"]], own, env))
+            argv = [fill(part, values) for part in replica["argv"]]
+            ready.append((member, argv, own, env))
+            self._ready[member.name] = (argv, env)
         if self.launcher is not None:
             self._start_mpirun(
                 self.launcher,
@@ -130,6 +136,12 @@ class Launch:
         else:
             for member, argv, _, env in ready:
                 self._spawn(member, argv, {**env, **self.secrets})
+
+    def start_again(self, member: Member) -> None:
+        """Start a replica that has ended once more, at its address. Raises OSError."""
+        argv, env = self._ready[member.name]
+        member.revive()
+        self._spawn(member, argv, {**env, **self.secrets})
 
     def _spawn(self, member: Member, argv: list[str], env: dict[str, str], *, keep: int | None = None) -> None:
         reader, writer = make_pipe()
@@ -171,8 +183,7 @@ class Launch:
     # While it runs
 
     def logs(self) -> list[Log]:
-        helpers = [] if self.helper is None else [self.helper]
-        return [member.log for member in [*self.members, *helpers]]
+        return [member.log for member in self._with_helper()]
 
     def phases(self) -> dict[str, list[str]]:
         """Phases by replica type, as the success policy wants them."""
@@ -204,15 +215,23 @@ class Launch:
             if member.phase == phases.RUNNING:
                 member.ended(exit_code=None, signal_number=None, by_us=True)
 
-    def reset(self, separator: str) -> None:
-        """Make ready for another start after the group has ended: other ports, the logs go on after ``separator``."""
-        self._let_go()
+    def reset(self) -> None:
+        """Make ready for another start after the group has ended, with other ports."""
+        self.let_go()
         self.ports.release()
-        for member in [*self.members, *([] if self.helper is None else [self.helper])]:
+        for member in self._with_helper():
             member.reset()
-            member.log.write(separator.encode())
 
-    def _let_go(self) -> None:
+    def separate(self, text: str) -> None:
+        """A line in every log between one start of the group and the next."""
+        for member in self._with_helper():
+            member.log.write(text.encode())
+
+    def _with_helper(self) -> list[Member]:
+        return [*self.members, *([] if self.helper is None else [self.helper])]
+
+    def let_go(self) -> None:
+        """Close what those report through that started replicas for us."""
         for handle in self._writers:
             os.close(handle)
         self._writers = []
@@ -223,4 +242,4 @@ class Launch:
     def close(self) -> None:
         for log in self.logs():
             log.close()
-        self._let_go()
+        self.let_go()

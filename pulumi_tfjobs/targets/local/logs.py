@@ -98,6 +98,14 @@ class Log:
         lines = self.tail(4096).split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
+    def restart(self, move_to: str) -> None:
+        """Put what was printed so far into that folder, and begin an empty log. Raises OSError."""
+        os.makedirs(move_to, mode=0o700, exist_ok=True)
+        os.rename(self.path, os.path.join(move_to, os.path.basename(self.path)))
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._tail.clear()
+
     def close(self) -> None:
         self.disconnect()
         if self.error is not None:

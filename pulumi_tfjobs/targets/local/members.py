@@ -48,6 +48,10 @@ class Member:
         self.address = ""
         self.tf_config = ""
 
+    def revive(self) -> None:
+        """It is to be started again, at the address that it has."""
+        self.exit_code = self.signal = self.finished_at = None
+
     def started(self, pid: int) -> None:
         self.pid, self.ticks = pid, start_ticks(pid)
         self.phase, self.started_at = RUNNING, time.time()

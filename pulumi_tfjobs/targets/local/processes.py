@@ -20,6 +20,15 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None or fields[0] in {"Z", "X"} else int(fields[19])
 
 
+def boot_id() -> str:
+    """Names this boot of the machine; empty where that cannot be told. Pids and start times mean nothing in another."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
 def is_same(pid: int | None, ticks: int | None) -> bool:
     """Whether that very process still lives: a pid alone may by now name another one."""
     return pid is not None and ticks is not None and start_ticks(pid) == ticks

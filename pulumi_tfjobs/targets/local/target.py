@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
+from pulumi_tfjobs import faultpoints
 from pulumi_tfjobs.errors import InputProblem, LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan
@@ -18,10 +19,9 @@ from pulumi_tfjobs.spec.model import EnvironmentSpec
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import gpus, mpi, start, statefile, temporary
-from pulumi_tfjobs.targets.local.members import MARKER
+from pulumi_tfjobs.targets.local import gpus, interruption, mpi, start, statefile
 from pulumi_tfjobs.targets.local.options import check_options
-from pulumi_tfjobs.targets.local.processes import carriers, is_same, send
+from pulumi_tfjobs.targets.local.processes import boot_id, is_same
 
 # How often a state file is looked at: quickly while a run starts, calmly later. Its end is an event, not a poll.
 _QUICK_SECONDS = 0.05
@@ -30,8 +30,9 @@ _QUICK_FOR_SECONDS = 2.0
 # How long a supervisor may take beyond the grace period before it is ended itself.
 _STOP_MARGIN_SECONDS = 90.0
 _LONGEST_GRACE_SECONDS = 3600.0  # where the plan's own grace period counts
-_SWEEP_TRIES = 100
-_SWEEP_PAUSE = 0.05
+# How long the supervisor's own end, and the end of what it leaves, may take once it was killed.
+_CLEARED_SECONDS = 10.0
+_CLEARED_PAUSE = 0.02
 
 
 class LocalTarget(Target):
@@ -123,6 +124,8 @@ class LocalTarget(Target):
             "python": os.path.abspath(python),
             "secrets": dict(secrets),
             "devices": self.devices() if plan.use_gpu else [],
+            "capacity": self.capabilities().slots,
+            "faultpoints": faultpoints.address(),
         }
         try:
             with start.alone(at):
@@ -197,7 +200,16 @@ class LocalTarget(Target):
         if not await _end_supervisor(found, signal.SIGTERM, grace + _STOP_MARGIN_SECONDS):
             # It does not react: end it, and with it what it would have ended.
             await _end_supervisor(found, signal.SIGKILL, _STOP_MARGIN_SECONDS)
-        return await self.state(folder, attempt)
+        return await self._cleared(folder, attempt)
+
+    async def _cleared(self, folder: RunFolder, attempt: int) -> RunState | None:
+        """The state once the guardian of a supervisor that is gone has ended what that left."""
+        until = time.monotonic() + _CLEARED_SECONDS
+        while True:
+            found = await self.state(folder, attempt)
+            if found is None or found.finished or time.monotonic() >= until:
+                return found
+            await asyncio.sleep(_CLEARED_PAUSE)
 
 
 def _was_started(at: AttemptFolder) -> bool:
@@ -205,47 +217,14 @@ def _was_started(at: AttemptFolder) -> bool:
 
 
 def _interrupted(at: AttemptFolder) -> RunState | None:
-    """The supervisor is gone without having recorded an end: end what it may have left, and record that."""
+    """The supervisor is gone without having recorded an end: that is recorded now, unless somebody else is at it."""
     lock = statefile.take_lock(at.lock)
-    found = statefile.read_state(at.state)
-    if lock is None or found is None:
-        return found  # somebody else is at it
+    if lock is None:
+        return statefile.read_state(at.state)
     try:
-        if found.finished:
-            return found
-        left = _sweep(at)
-        temporary.remove(at)
-        reason = "the process that supervised the run is gone (killed, or the machine was restarted)"
-        if left:
-            reason += f"; processes {left} of the run could not be ended"
-        ended = found._replace(
-            phase=phases.INTERRUPTED,
-            reason=reason,
-            finished_at=found.heartbeat_at if found.heartbeat_at is not None else time.time(),
-            replicas=tuple(r._replace(phase="ended") if r.alive else r for r in found.replicas),
-            updated=found.updated + 1,
-        )
-        try:
-            statefile.write_state(at.state, ended, sync=True)
-            statefile.Reserve(at.root).release()
-        except OSError:
-            pass  # true all the same, and the next one to ask tries again
-        return ended
+        return interruption.record(at)
     finally:
         os.close(lock)
-
-
-def _sweep(at: AttemptFolder) -> list[int]:
-    """Kill what still carries the attempt's mark. Returns what could not be ended."""
-    left: list[int] = []
-    for _ in range(_SWEEP_TRIES):
-        left = carriers(MARKER, at.root)
-        if not left:
-            break
-        for pid in left:
-            send(pid, signal.SIGKILL)
-        time.sleep(_SWEEP_PAUSE)
-    return left
 
 
 async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:
@@ -258,6 +237,7 @@ async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:
     loop.add_reader(handle, ended.set)
     try:
         signal.pidfd_send_signal(handle, number)
+        signal.pidfd_send_signal(handle, signal.SIGCONT)  # a stopped process acts on nothing else
         await asyncio.wait_for(ended.wait(), timeout)
     except ProcessLookupError:
         return True
@@ -271,7 +251,7 @@ async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:
 def _open_process(state: RunState) -> int | None:
     """A handle on the supervisor, None where it has ended. The start time is checked after the handle is there, so the
     pid cannot have been given to another process in between."""
-    if state.supervisor_pid is None:
+    if state.supervisor_pid is None or (state.boot and state.boot != boot_id()):
         return None
     try:
         handle = os.pidfd_open(state.supervisor_pid)
