@@ -245,6 +245,9 @@ def _shortened(line: str) -> str:
 def progress(state: RunState, metrics: Metrics, now: float) -> str:
     """One line about a living run: ``running, step 120, loss 0.034, 42s, 2/2 replicas``."""
     parts = [state.phase if state.attempt <= 1 else f"{state.phase} (attempt {state.attempt})"]
+    if state.phase == phases.QUEUED:
+        since = "" if state.created_at is None else f", {duration_text(now - state.created_at)}"
+        return f"{parts[0]}, {state.reason}{since}"
     if state.reason and state.phase not in (phases.RUNNING, phases.SUCCEEDED):
         parts.append(state.reason)
     newest = metrics.newest
@@ -254,6 +257,8 @@ def progress(state: RunState, metrics: Metrics, now: float) -> str:
     started = state.started_at or state.created_at
     if started is not None:
         parts.append(duration_text((state.finished_at or now) - started))
+    if state.restarts:
+        parts.append(f"{len(state.restarts)} restart" + ("s" if len(state.restarts) > 1 else ""))
     if state.replicas and not state.finished:
         parts.append(f"{state.alive_replicas}/{len(state.replicas)} replicas")
     return ", ".join(parts)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers import fake_target
 from tests.helpers.processes import end_all, wait_until_gone
 
 LEFTOVER_SECONDS = 15.0
+
+# A build tries the same cases each time; a developer's run tries others, and shows how to repeat one that fails.
+settings.register_profile("ci", derandomize=True)
+settings.register_profile("here", print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -67,7 +67,12 @@ def check(
 
 
 def _scan_source(path: Any, directory: str, problems: list[InputProblem]) -> SourceManifest | None:
-    if not isinstance(path, str) or not path:
+    if not isinstance(path, str):
+        return None  # missing, or said by parse_args
+    if not path:
+        problems.append(
+            InputProblem("sourceDirectory", "it is empty", "the folder that holds the script", 'say "." for this one')
+        )
         return None
     try:
         return scan(_resolve(path, directory))

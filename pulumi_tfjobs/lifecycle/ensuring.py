@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shlex
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
@@ -229,14 +228,12 @@ class _Ensuring:
         elif self.spec.on_cancel == "stop":
             reason = (
                 f"{why}; {run_id} could not be stopped (onCancel: stop): {state.reason or state.phase}. To stop it: "
-                "`pulumi destroy`"
+                f"`tfjobs stop --force {run_id}`"
             )
         else:
-            log = next((replica.log for replica in state.replicas if replica.log), "")
-            follow = f" To follow it: `tail -f {shlex.quote(log)}`." if log else ""
             reason = (
-                f"{why}; {run_id} goes on in the background.{follow} To wait for it again: `pulumi up`. To stop it: "
-                "`pulumi destroy`"
+                f"{why}; {run_id} goes on in the background. To follow it: `tfjobs logs -f {run_id}`. To wait for it "
+                f"again: `pulumi up` or `tfjobs attach {run_id}`. To stop it: `tfjobs stop {run_id}`"
             )
         return RunResult(self.resource_id, await self._outputs(state, final=state.finished), [reason], [])
 

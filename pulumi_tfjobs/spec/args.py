@@ -256,12 +256,18 @@ class JobArgs(_Inputs):
     tags: TextMap = Field(default_factory=dict, description="Texts of your own kept with the run. Never train again.")
 
     _skipped: frozenset[str] = PrivateAttr(default=frozenset())
+    _refused: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def skipped(self) -> frozenset[str]:
         """Properties that could not be read and hold their default, and keys that do not exist. Each has a problem,
         except for those that are not known yet."""
         return self._skipped
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Those of :attr:`skipped` that have a problem."""
+        return self._refused
 
 
 KEYS = tuple(field.alias or name for name, field in JobArgs.model_fields.items())
@@ -296,9 +302,11 @@ def parse_args(
     }
     problems: list[InputProblem] = []
     skipped: set[str] = set()
+    refused: set[str] = set()
     for key in REQUIRED - given.keys():
         if not paths.touches(key, unknown):
             problems.append(_missing(key, given))
+            refused.add(key)
         skipped.add(key)
     # A stand-in lets the rest be read; `skipped` keeps it from being looked at.
     usable = {**given, **dict.fromkeys(skipped, "-")}
@@ -310,6 +318,7 @@ def parse_args(
         path = _path(location)
         if error["type"] not in {"missing", "union_tag_not_found"} or not paths.touches(path, unknown):
             problems.append(_problem(error, path, secret))
+            refused.add(top)
     skipped |= wrong
     for key in wrong:
         usable.pop(key, None)
@@ -319,7 +328,7 @@ def parse_args(
         args = JobArgs.model_validate(usable)
     except ValidationError:
         return None, sorted(set(problems))
-    args._skipped = frozenset(skipped)  # noqa: SLF001 - the only writer
+    args._skipped, args._refused = frozenset(skipped), frozenset(refused)  # noqa: SLF001 - the only writer
     return args, sorted(set(problems))
 
 

@@ -127,8 +127,7 @@ def build_spec(
     problems.extend(_check_secrets(args, secret))
     if source is None and paths.touches("sourceDirectory", hidden):
         source = _NOTHING
-    unread = any(not paths.touches(key, unknown) for key in args.skipped)
-    if problems or unread or source is None:
+    if problems or args.refused or source is None:
         return None, sorted(set(problems))
     spec = JobSpec(
         name=own_name,

@@ -22,7 +22,7 @@ import psutil
 
 from pulumi_tfjobs.store.runs import RunStore
 from tests.engine.gate import DEADLINE, SCRIPT, Gate
-from tests.engine.running import JOB, STACK, Result, Running, mentions, name_of
+from tests.engine.running import JOB, STACK, Result, Running, mentions, name_of, without_farewell
 from tools.setup import engine
 from tools.setup.paths import CACHE_VARIABLE, default_paths, pulumi_environment
 
@@ -173,7 +173,7 @@ class Project:
     def pulumi(self, *arguments: str, expected: int | None = 0, environment: Mapping[str, str] | None = None) -> Result:
         result = self.start(*arguments, environment=environment).ends()
         assert expected is None or (result.code == 0) == (expected == 0), result.text
-        assert "Traceback" not in result.text, result.text
+        assert "Traceback" not in without_farewell(result.text), result.text
         return result
 
     def start_up(self, **more: Any) -> Running:

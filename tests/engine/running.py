@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -21,6 +22,11 @@ JOB = "tfjobs:index:TrainingJob"
 COMPONENT = "tfjobs:index:TensorFlow"
 STACK = "dev"
 PLUGIN = "pulumi-resource-tfjobs"
+_FAREWELL = re.compile(
+    r'Traceback \(most recent call last\):\s+File "[^\n]*pulumi-language-python-exec"'
+    r"(?:(?!Traceback).)*?KeyboardInterrupt",
+    re.DOTALL,
+)
 
 
 def urn_of(name: str) -> str:
@@ -145,6 +151,12 @@ class Running:
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait(DEADLINE)
+
+
+def without_farewell(text: str) -> str:
+    """The text less what the Python language host's own program prints when the engine interrupts it: an engine that
+    has refused a resource does so, sooner or later than the program ends by itself."""
+    return _FAREWELL.sub("", text)
 
 
 def mentions(process: psutil.Process, *, environment: bool = True) -> str:

@@ -37,7 +37,7 @@ def test_ctrl_c_leaves_the_run_and_the_next_update_waits_for_it(project: Project
     result = running.ends()
     assert result.code != 0
     assert f"{script.run} goes on in the background" in result.said("one")
-    assert "tail -f" in result.said("one")
+    assert f"tfjobs logs -f {script.run}" in result.said("one")
     assert script.process.is_running()
     state = project.state()["one"]
     assert state["id"] == f"local/default/{script.run}"

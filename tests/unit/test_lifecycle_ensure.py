@@ -64,6 +64,8 @@ async def test_a_new_job_is_reserved_prepared_launched_waited_for_and_told(job: 
         "tfConfig": {},
         "hostfile": "localhost slots=1",
         "worldSize": 1,
+        "restarts": 0,
+        "worldSizes": [],
     }
     assert (launch.attempt, launch.environment, launch.secrets) == (1, "the-interpreter", {"TOKEN": "hush"})
     assert launch.plan.run_id == spec.run_id

@@ -38,6 +38,8 @@ ANSWER: dict[str, Any] = {
     "tfConfig": {"worker-0": "{}"},
     "hostfile": "localhost slots=2",
     "worldSize": 2,
+    "restarts": 1,
+    "worldSizes": [{"time": "2024-01-01T00:00:00Z", "size": 2}],
 }
 
 
@@ -137,6 +139,12 @@ EVERY_ARGUMENT: dict[str, tuple[Any, Any]] = {
     "inputs": ({"train_data": "./data"}, {"train_data": "./data"}),
     "max_run_duration_seconds": (1.5, 1.5),
     "stop_grace_seconds": (0, 0),
+    "retries": (2, 2),
+    "retry_on": (["any", "3"], ["any", "3"]),
+    "retry_backoff_seconds": (1.5, 1.5),
+    "parameter_server_restarts": (1, 1),
+    "priority": (-1, -1),
+    "max_log_bytes": (65536, 65536),
     "wait_for": ("running", "running"),
     "on_cancel": ("stop", "stop"),
     "delete_artifacts": (True, True),
@@ -274,7 +282,12 @@ def test_every_output_arrives_with_its_type(engine: Engine, kind: Any) -> None:
 
     found = run(engine, program)
     assert found == ANSWER
-    assert {name for name in OUTPUTS if isinstance(found[camel(name)], int)} == {"attempt", "exit_code", "world_size"}
+    assert {name for name in OUTPUTS if isinstance(found[camel(name)], int)} == {
+        "attempt",
+        "exit_code",
+        "world_size",
+        "restarts",
+    }
 
 
 def test_a_metric_can_be_used_by_its_tag(engine: Engine) -> None:

@@ -52,9 +52,11 @@ def record(at: AttemptFolder) -> RunState | None:
 def _sweep(at: AttemptFolder) -> list[int]:
     """Kill what still carries the attempt's mark. Returns what could not be ended."""
     left: list[int] = []
+    clean = 0
     for _ in range(_SWEEP_TRIES):
         left = carriers(MARKER, at.root)
-        if not left:
+        clean = 0 if left else clean + 1
+        if clean == 2:  # a process that is just executing its program shows no environment for a moment
             break
         for pid in left:
             send(pid, signal.SIGKILL)
