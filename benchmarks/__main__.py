@@ -18,11 +18,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.detach import detach
 from benchmarks.engine import many, plugin_start
 from benchmarks.launch import launch_horovod, launch_single
 from benchmarks.measure import LEAST_REPEATS, Figure
 from benchmarks.plugin import Workplace
-from benchmarks.running import logs_1m, throughput
+from benchmarks.running import logs_1m, logs_10g, throughput
+from benchmarks.store import questions
 from benchmarks.tell import Tell
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "latest.json")
@@ -40,8 +42,13 @@ BENCHMARKS = {
     "plugin_start": Benchmark(plugin_start, 15),
     "launch_single": Benchmark(launch_single, 15),
     "launch_horovod": Benchmark(launch_horovod, 5, ("launch_horovod_bare",)),
+    "detach": Benchmark(detach, 7),
     "throughput": Benchmark(throughput, 9),
     "logs_1m": Benchmark(logs_1m, 5, ("logs_1m_buffered",)),
+    "logs_10g": Benchmark(logs_10g, 5),
+    "store_100k": Benchmark(
+        questions, 15, ("store_100k_prefix", "store_100k_digest", "store_100k_job", "store_100k_status")
+    ),
     "preview_300": Benchmark(
         many,
         5,

@@ -93,19 +93,21 @@ def plugin_start(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
     ]
 
 
-class _Project:
-    """A Pulumi program of 300 resources on a file backend of its own."""
+class Project:
+    """A Pulumi program on a file backend of its own."""
 
-    def __init__(self, place: Workplace, name: str, plugins: str, program: str, resource: str = "") -> None:
+    def __init__(
+        self, place: Workplace, name: str, plugins: str, program: str, resource: str = "", *, script: str = _SCRIPT
+    ) -> None:
         if shutil.which("pulumi") is None:
             raise SystemExit('there is no pulumi on PATH. To fix: make bench, or eval "$(make -s env)" before')
         self.folder = place.path(name)
         backend = place.path("backend")
         os.makedirs(os.path.join(self.folder, "src"))
-        os.makedirs(backend)
+        os.makedirs(backend, exist_ok=True)
         self._program, self._resource = program, resource
         virtualenv = os.path.dirname(sysconfig.get_path("scripts"))
-        self._write("src/train.py", _SCRIPT)
+        self._write("src/train.py", script)
         self._write(
             "Pulumi.yaml",
             json.dumps(
@@ -149,9 +151,9 @@ class _Project:
             raise SystemExit(f"pulumi {command[0]} was to say {text!r}; it said:\n{output[-2000:]}")
         return seconds
 
-    def run(self, *command: str) -> tuple[float, str]:
-        began = time.monotonic()
-        done = subprocess.run(
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begin a command, in a process group of its own."""
+        return subprocess.Popen(
             ["pulumi", *command, "--non-interactive", "--color", "never"],
             cwd=self.folder,
             env=self._environment,
@@ -159,19 +161,24 @@ class _Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        if done.returncode != 0:
-            raise SystemExit(f"pulumi {' '.join(command)} failed:\n{done.stdout[-3000:]}")
-        return time.monotonic() - began, done.stdout
+
+    def run(self, *command: str) -> tuple[float, str]:
+        began = time.monotonic()
+        with self.start(*command) as process:
+            output, _ = process.communicate()
+        if process.returncode != 0:
+            raise SystemExit(f"pulumi {' '.join(command)} failed:\n{output[-3000:]}")
+        return time.monotonic() - began, output
 
 
-def _projects(place: Workplace) -> dict[str, _Project]:
+def _projects(place: Workplace) -> dict[str, Project]:
     plugins = os.path.dirname(baseline_plugin(place))
     return {
-        "jobs": _Project(place, "tfjobs", sysconfig.get_path("scripts"), _JOBS),
-        "same shape": _Project(place, "donothing", plugins, _NOTHINGS, "Shaped"),
-        "lean": _Project(place, "donothing", plugins, _NOTHINGS, "Resource"),
+        "jobs": Project(place, "tfjobs", sysconfig.get_path("scripts"), _JOBS),
+        "same shape": Project(place, "donothing", plugins, _NOTHINGS, "Shaped"),
+        "lean": Project(place, "donothing", plugins, _NOTHINGS, "Resource"),
     }
 
 

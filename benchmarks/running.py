@@ -1,4 +1,4 @@
-"""What supervision costs while a job runs: `throughput`, `logs_1m`."""
+"""What supervision costs while a job runs: `throughput`, `logs_1m`, `logs_10g`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.tell import Tell
 
 LOOK_SECONDS = 0.2
 MOST_GROWTH = 32.0
+LOG_CAP = 16 * 1024**2
 
 
 def _to_a_file(place: Workplace, python: str, script: str, **variables: str) -> float:
@@ -162,6 +163,36 @@ def logs_1m(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
             samples["to a file, buffered"],
             Aim(ratio_at_least=0.9),
         ),
+    ]
+
+
+def logs_10g(repeats: int, place: Workplace, tell: Tell) -> list[Figure]:
+    python = interpreter(tell)
+    kept: list[float] = []
+
+    def ours(number: int) -> float:
+        stamp = place.path("stamp")
+        with Plugin(place) as plugin:
+            asked = job("much_output.py", stamp, f"much {number}", maxLogBytes=LOG_CAP)
+            _, outputs = plugin.create("much", plugin.check("much", asked))
+        folder = os.path.dirname(outputs["logs"]["worker-0"])
+        kept.append(sum(os.stat(os.path.join(folder, name)).st_blocks * 512 for name in os.listdir(folder)) / 1024**2)
+        return read_stamp(stamp)
+
+    def bare(_: int) -> float:
+        return _to_a_file(place, python, "much_output.py")
+
+    samples = interleaved(repeats, {"supervised": ours, "to a file": bare}, tell)
+    return [
+        Figure(
+            "logs_10g",
+            "MiB/s of a replica that prints 10 GiB with a log limit of 16 MiB, vs. to a file",
+            "MiB/s",
+            samples["supervised"],
+            samples["to a file"],
+            Aim(ratio_at_least=0.9),
+            {"disk_mib": round(max(kept), 1), "disk_aim": f"≤ {LOG_CAP / 1024**2:g} MiB"},
+        )
     ]
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import ReplicaState, RunState
+from pulumi_tfjobs.targets import logfiles
 from pulumi_tfjobs.targets.folder import RunFolder
 
 TAIL_LINES = 20
@@ -205,15 +206,10 @@ def tail(path: str, lines: int = TAIL_LINES, limit: int = TAIL_BYTES) -> str:
     """The last lines of a log, as text fit for a terminal: no escapes, progress bars reduced to their last state, the
     middle of very long lines left out. Empty where there is no log or it says nothing."""
     try:
-        with _open_file(path) as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - limit))
-            data = stream.read(limit)
+        data = logfiles.tail_bytes(path, limit)
     except OSError:
         return ""
     text = _ANSI.sub("", data.decode("utf-8", "replace"))
-    if size > limit and "\n" in text:
-        text = text.partition("\n")[2]
     kept = []
     for line in text.rstrip().split("\n")[-lines:]:
         # What a terminal would show after carriage returns and backspaces.

@@ -3,6 +3,7 @@ with the few methods that a resource needs, on the SDK's own messages. It copies
 
 `Resource` has no outputs of its own. `Shaped` has those of a training job, constant and of the same size, so that the
 engine, the state file and the program have as much to carry as with jobs; nothing stands behind them either.
+`Waiting` makes the file that it is told of, and waits until the update is cancelled.
 """
 
 # ruff: noqa: N802, ARG002 - names and arguments are those of the protocol
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -23,7 +25,8 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 TYPE = "donothing:index:Resource"
 SHAPED = "donothing:index:Shaped"
-SCHEMA = {"name": "donothing", "version": "0.1.0", "resources": {TYPE: {}, SHAPED: {}}}
+WAITING = "donothing:index:Waiting"
+SCHEMA = {"name": "donothing", "version": "0.1.0", "resources": {TYPE: {}, SHAPED: {}, WAITING: {}}}
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 _RUN = "/tmp/tfjobs-bench-abcdefgh/home/stores/default/runs/job-100-0123456789ab"
@@ -53,6 +56,8 @@ _LATER.update(dict.fromkeys(OUTPUTS, UNKNOWN))
 
 
 class DoNothing(ProviderServicer):
+    cancelled: asyncio.Event
+
     async def GetPluginInfo(self, request: Any, context: Any) -> Any:
         return plugin_pb2.PluginInfo(version="0.1.0")
 
@@ -79,6 +84,10 @@ class DoNothing(ProviderServicer):
         return kind(changes=kind.DIFF_NONE if same else kind.DIFF_SOME)
 
     async def Create(self, request: Any, context: Any) -> Any:
+        if f"::{WAITING}::" in request.urn and not request.preview:
+            os.close(os.open(request.properties["file"], os.O_CREAT | os.O_WRONLY))
+            await self.cancelled.wait()
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "cancelled")
         response = provider_pb2.CreateResponse(id="" if request.preview else "nothing", properties=request.properties)
         if f"::{SHAPED}::" in request.urn:
             response.properties.MergeFrom(_LATER if request.preview else _KNOWN)
@@ -91,6 +100,7 @@ class DoNothing(ProviderServicer):
         return empty_pb2.Empty()
 
     async def Cancel(self, request: Any, context: Any) -> Any:
+        self.cancelled.set()
         return empty_pb2.Empty()
 
 
@@ -109,8 +119,16 @@ class Shaped(pulumi.CustomResource):
         super().__init__(SHAPED, name, {**properties, **outputs}, pulumi.ResourceOptions(version="0.1.0"))
 
 
+class Waiting(pulumi.CustomResource):
+    """One that is there only once the update is cancelled, and then is not."""
+
+    def __init__(self, name: str, **properties: Any) -> None:
+        super().__init__(WAITING, name, properties, pulumi.ResourceOptions(version="0.1.0"))
+
+
 async def serve() -> None:
     server = grpc.aio.server()
+    DoNothing.cancelled = asyncio.Event()
     servicer = DoNothing(pulumi.provider.Provider("0.1.0"), sys.argv[1:], engine_address=sys.argv[1])
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -19,7 +19,8 @@
         restarts/<k>/     logs of the replicas as they were before restart k (retries, restarted parameter servers)
         tmp               link to the replicas' TMPDIR, there as long as they run
         replicas/<type>-<index>.log       what a replica printed; of a long log the head
-        replicas/<type>-<index>.log.tail.<k>  and pieces of the tail (targets/logfiles.py reads them as one)
+        replicas/<type>-<index>.log.tail.<k>  and pieces of the tail, k being the place of the first byte in all that
+                                   was printed (targets/logfiles.py reads them as one)
 
 Beside ``runs/`` is ``slots/``: the tickets of runs that wait for slots or hold some (targets/local/queue.py).
 """
