@@ -10,7 +10,7 @@ import pytest
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import MultiWorker, ParameterServer
 from tests.conformance.local_place import LocalPlace
-from tests.conformance.place import plan_of, read, replica, until, write
+from tests.conformance.place import plan_of, read, replica
 
 # Counts its starts in a file; the first so many end as told.
 COUNTING = """
@@ -151,32 +151,3 @@ async def test_a_parameter_server_that_fails_too_often_fails_the_run(place: Loca
     state = await place.run(plan(ParameterServer(workers=1, parameter_servers=1), parameter_server_restarts=2), script)
     assert (state.phase, state.first_failure) == (phases.FAILED, "ps-0")
     assert place.output(place.folder(state.run_id), "ps0") == "xxx"
-
-
-async def test_runs_share_the_slots(place: LocalPlace) -> None:
-    waits = "import time\nopen('outputs/here', 'w').close()\nwhile not os.path.exists('outputs/go'): time.sleep(0.01)\n"
-    place.target._slots = 2
-    first = await place.launch(plan(MultiWorker(workers=2), name="first"), waits)
-    await until(lambda: place.output(first, "here") is not None, "the first runs")
-    second = await place.launch(plan(name="second"), waits)
-    third = await place.launch(plan(name="third", priority=1), waits)
-
-    async def queued(folder: Any) -> Any:
-        async for state in place.target.watch(folder, 1):
-            if state.phase == phases.QUEUED:
-                return state
-        return None
-
-    state = await queued(third)
-    assert state.queue_position == 1, "a higher priority goes first"
-    assert "1 slot" in state.reason
-    stopped = await place.target.stop(second, 1)
-    assert stopped is not None
-    assert stopped.phase == phases.CANCELLED
-    assert stopped.started_at is None
-    write(os.path.join(first.outputs, "go"))
-    assert (await place.end(first)).phase == phases.SUCCEEDED
-    await until(lambda: place.output(third, "here") is not None, "the third has its turn")
-    write(os.path.join(third.outputs, "go"))
-    state = await place.end(third)
-    assert (state.phase, state.reason, state.queue_position) == (phases.SUCCEEDED, "", None)
