@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. Does not return."""
+    import signal
+    import sys
+
+    # Whoever reads what we say may have seen enough: then we end as other tools do, without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     from pulumi_tfjobs.cli.app import run
 
-    run()
+    sys.exit(run())

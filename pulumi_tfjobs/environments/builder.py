@@ -31,6 +31,7 @@ def build(spec: EnvironmentSpec, progress: Callable[[str], None]) -> str:
     cache = Cache()
     folder = cache.environment(spec)
     if folder.complete:
+        folder.note_use()
         return str(folder.python)
     cache.prepare()
     work = _Work(spec, folder, progress)

@@ -119,6 +119,11 @@ class EnvironmentFolder:
         """Write the marker durably; from then on the environment counts as built."""
         write_durably(self._marker, json.dumps(record, indent=1, sort_keys=True).encode())
 
+    def note_use(self) -> None:
+        """Let the marker's time say when the environment was last used, for whoever removes old ones."""
+        with contextlib.suppress(OSError):
+            os.utime(self._marker)
+
     def clear(self) -> None:
         # The marker goes first: a removal that is cut short must not leave a folder that looks whole.
         self._marker.unlink(missing_ok=True)

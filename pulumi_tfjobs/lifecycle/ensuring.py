@@ -13,7 +13,7 @@ from typing import Any
 from pulumi_tfjobs import faultpoints, observe
 from pulumi_tfjobs.errors import RunNotFound, StoreError, TfJobsError
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
-from pulumi_tfjobs.lifecycle.outputs import outputs_of
+from pulumi_tfjobs.lifecycle.outputs import main_metric, note, outputs_of
 from pulumi_tfjobs.plan import build_plan
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import JobSpec
@@ -122,6 +122,7 @@ class _Ensuring:
             "inputs": dict(inputs),
             "target": {"kind": spec.target.kind, **spec.target.options},
             "worldSize": build_plan(spec).world_size,
+            "source": spec.source.digest,
         }
         run = await asyncio.to_thread(self.store.reserve, spec.run_id, spec.digest, spec.name, record, urn)
         self.folder = self.store.folder(run.run_id)  # of an earlier name, where another job had this content
@@ -285,8 +286,7 @@ class _Ensuring:
         )
 
     async def _outputs(self, state: RunState, *, final: bool) -> dict[str, Any]:
-        await asyncio.to_thread(self.store.set_status, self.folder.run_id, state.phase, state.finished_at)
-        return await asyncio.to_thread(
+        outputs = await asyncio.to_thread(
             outputs_of,
             self.folder,
             state,
@@ -294,6 +294,8 @@ class _Ensuring:
             world_size=build_plan(self.spec, self.folder.run_id).world_size,
             final=final,
         )
+        await asyncio.to_thread(note, self.store, state, main_metric(outputs["metrics"]))
+        return outputs
 
 
 _ENDED = {

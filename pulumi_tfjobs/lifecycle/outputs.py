@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from pulumi_tfjobs import observe
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.store.files import write_json
+from pulumi_tfjobs.store.runs import RunStore
 from pulumi_tfjobs.targets.folder import RunFolder
 
 
@@ -46,6 +49,62 @@ def outputs_of(folder: RunFolder, state: RunState, *, digest: str, world_size: i
         "restarts": len(state.restarts),
         "worldSizes": [{"time": _iso(when), "size": size} for when, size in state.world_sizes],
     }
+
+
+_METRICS_TAIL = 64 * 1024
+# The metric that a listing shows: of these the first that there is, else one whose name says as much.
+_MAIN = ("accuracy", "val_accuracy", "loss", "val_loss")
+
+
+def main_metric(metrics: Mapping[str, float | str]) -> str:
+    """The metric that people look at first, as listings show it: ``accuracy 0.9812``. Empty where there is none."""
+    if not metrics:
+        return ""
+    order = {tag: place for place, tag in enumerate(_MAIN)}
+    tag = min(
+        metrics, key=lambda name: (order.get(name, len(order)), "acc" not in name, "loss" not in name, len(name), name)
+    )
+    value = metrics[tag]
+    return f"{tag} {value if isinstance(value, str) else format(value, '.6g')}"
+
+
+def newest_metric(folder: RunFolder) -> str:
+    """The main metric of the last line of the metrics file: cheap, however long the run has written."""
+    try:
+        if not os.path.isfile(folder.metrics):  # opening a pipe would wait for ever
+            return ""
+        with open(folder.metrics, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _METRICS_TAIL))
+            lines = stream.read(_METRICS_TAIL).split(b"\n")
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            numbers = {
+                str(tag): float(value)
+                for tag, value in values.items()
+                if tag not in {"step", "time"} and isinstance(value, (int, float)) and not isinstance(value, bool)
+            }
+            if numbers:
+                return main_metric(numbers)
+    return ""
+
+
+def note(store: RunStore, state: RunState, metric: str | None = None) -> None:
+    """Put into the store's index what listings show of the run. Raises StoreError."""
+    store.set_status(
+        state.run_id,
+        state.phase,
+        state.finished_at,
+        started=state.started_at,
+        metric=metric or None,
+        attempt=state.attempt,
+    )
 
 
 def _kept(path: str, state: RunState) -> bool:

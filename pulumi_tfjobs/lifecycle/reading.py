@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, ReadResult, open_store, open_target
-from pulumi_tfjobs.lifecycle.outputs import outputs_of
+from pulumi_tfjobs.lifecycle.outputs import main_metric, note, outputs_of
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import TargetRef
 from pulumi_tfjobs.spec.state import RunState
@@ -86,21 +86,27 @@ async def read(resource_id: str) -> ReadResult | None:
     state = await target.state(found.folder, run.attempts) if run.attempts else None
     if state is None:
         state = RunState(run_id=run.run_id, attempt=run.attempts, phase=phases.PENDING)
-    await asyncio.to_thread(store.set_status, run.run_id, state.phase, state.finished_at)
     outputs = await asyncio.to_thread(
         outputs_of, found.folder, state, digest=run.digest, world_size=int(record.get("worldSize", 1)), final=False
     )
+    await asyncio.to_thread(note, store, state, main_metric(outputs["metrics"]))
     return ReadResult(dict(record.get("inputs", {})), outputs)
 
 
-async def delete(resource_id: str, *, urn: str, inputs: Mapping[str, Any], progress: ProgressCallback) -> None:
+async def delete(
+    resource_id: str, *, urn: str, inputs: Mapping[str, Any], progress: ProgressCallback, replaced: bool = False
+) -> None:
     """Drop ``urn``'s reference. The last one ends what lives and waits for it; record, outputs, checkpoints and logs
-    stay, unless the inputs say ``deleteArtifacts``. A run that is not there is no error."""
+    stay, unless the inputs say ``deleteArtifacts``. A run that is not there is no error.
+
+    ``replaced``: another run takes this one's place, so what it made stays in any case.
+    """
     found = await _find(resource_id)
     if found is None:
         return
     store, run, _, target = found
     run_id = run.run_id
+    later = await asyncio.to_thread(store.refers_later, run_id, urn)
     if await asyncio.to_thread(store.drop_reference, run_id, urn):
         progress(ProgressLine(f"{run_id} stays: other resources refer to it", run.status, final=True))
         return
@@ -115,6 +121,10 @@ async def delete(resource_id: str, *, urn: str, inputs: Mapping[str, Any], progr
                 f"{run_id} could not be ended: {state.reason or state.phase}. End its supervisor (process "
                 f"{state.supervisor_pid}) and run `pulumi destroy` again"
             )
-        await asyncio.to_thread(store.set_status, run_id, state.phase, state.finished_at)
-    if inputs.get("deleteArtifacts"):
-        await asyncio.to_thread(store.remove, run_id)
+        await asyncio.to_thread(note, store, state)
+    # The delete that ends an interrupted replacement comes with a later update; the store knows what it belongs to.
+    if not inputs.get("deleteArtifacts") or replaced or later:
+        return
+    if not await asyncio.to_thread(store.remove, run_id):
+        advice = f"`tfjobs unprotect {run_id}` and `tfjobs gc` remove it"
+        progress(ProgressLine(f"{run_id} stays: it is protected. {advice}", run.status, final=True))

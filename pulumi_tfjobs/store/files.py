@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import stat
 import threading
 from typing import Any
 
@@ -61,3 +64,36 @@ def read_json(path: str) -> Any:
             return json.load(stream)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder with all that is in it, as far as possible; one that is not there is fine. What a script made
+    read-only goes too."""
+    shutil.rmtree(path, ignore_errors=True)
+    if not os.path.isdir(path):
+        return
+    for folder, folders, _ in os.walk(path):
+        for name in folders:
+            with contextlib.suppress(OSError):
+                if not os.path.islink(os.path.join(folder, name)):
+                    os.chmod(os.path.join(folder, name), FOLDER_MODE)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def size_of(path: str) -> int:
+    """Bytes that the file or folder takes on its disk; what cannot be looked at, or is just going, counts nothing."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return 0
+    total = info.st_blocks * 512
+    if not stat.S_ISDIR(info.st_mode):
+        return total
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                total += size_of(entry.path)
+            else:
+                with contextlib.suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total

@@ -3,77 +3,36 @@
 A SQLite index (WAL, fully synchronous) beside one folder a run (see :mod:`pulumi_tfjobs.targets.folder`)::
 
     stores/<name>/
-      index.db      runs, references, attempts
+      index.db      runs, references, attempts (store/schema.py)
       sources/      source snapshots by digest
       runs/<run id>/
+      slots/        tickets of runs that wait for slots or hold some
 
 The index is the authority for "which run has this digest" and for attempt numbers; a run's state is in its folder.
+The whole of it is told in docs/store.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
 
 from pulumi_tfjobs.errors import StoreError
-from pulumi_tfjobs.store.files import make_folder, read_json, sync_folder, write_json
+from pulumi_tfjobs.store import database, rebuild
+from pulumi_tfjobs.store.files import make_folder, read_json, remove_tree, sync_folder, write_json
+from pulumi_tfjobs.store.query import SELECT, Query, Run, compose
+from pulumi_tfjobs.store.rebuild import is_record
 from pulumi_tfjobs.targets.folder import RunFolder
 
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 30.0
+__all__ = ["Query", "Run", "RunStore"]
 
-_SCHEMA = """
-CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY,
-    digest TEXT NOT NULL UNIQUE,
-    job TEXT NOT NULL,
-    status TEXT NOT NULL DEFAULT 'pending',
-    created REAL NOT NULL,
-    finished REAL
-);
-CREATE INDEX runs_by_job ON runs (job, created);
-CREATE INDEX runs_by_status ON runs (status);
-CREATE TABLE refs (
-    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
-    urn TEXT NOT NULL,
-    PRIMARY KEY (run_id, urn)
-);
-CREATE TABLE attempts (
-    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
-    number INTEGER NOT NULL,
-    created REAL NOT NULL,
-    PRIMARY KEY (run_id, number)
-);
-"""
-
-
-class Run(NamedTuple):
-    """A row of the index. Times are seconds since the epoch; ``attempts`` is the number of the last one, 0 for none."""
-
-    run_id: str
-    digest: str
-    job: str
-    status: str
-    created: float
-    finished: float | None
-    attempts: int
-
-
-_SELECT = """
-SELECT run_id, digest, job, status, created, finished,
-       (SELECT COALESCE(MAX(number), 0) FROM attempts WHERE attempts.run_id = runs.run_id)
-FROM runs
-"""
-
-
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("target"), dict)
+# Folders that are being deleted. Whoever was cut off at it leaves one behind, which `tfjobs gc` removes.
+REMOVED_PREFIX = ".removed-"
 
 
 class RunStore:
@@ -86,6 +45,7 @@ class RunStore:
         self.root = root
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._read_only: sqlite3.Connection | None = None
 
     @property
     def sources(self) -> str:
@@ -96,16 +56,17 @@ class RunStore:
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            for connection in (self._connection, self._read_only):
+                if connection is not None:
+                    connection.close()
+            self._connection = self._read_only = None
 
     # Reading
 
     def exists(self) -> bool:
         """Whether there is such a store here at all. Where there is none, it knows nothing of any run."""
         with self._lock, self._errors():
-            return self._connection is not None or _is_there(os.path.join(self.root, "index.db"))
+            return self._connection is not None or database.has_store(self.root)
 
     def get(self, run_id: str) -> Run | None:
         """The run of that id, None where there is none."""
@@ -117,10 +78,37 @@ class RunStore:
 
     def runs(self) -> list[Run]:
         """Every run, newest first."""
+        return self.search(Query())
+
+    def search(self, query: Query) -> list[Run]:
+        """The runs that the question asks for, the one that was reserved last first."""
         with self._reading() as connection:
             if connection is None:
                 return []
-            return [Run(*row) for row in connection.execute(_SELECT + "ORDER BY created DESC, run_id")]
+            return [_run(row) for row in connection.execute(*compose(query))]
+
+    def counts(self) -> dict[str, int]:
+        """How many runs have which status."""
+        with self._reading() as connection:
+            if connection is None:
+                return {}
+            return dict(connection.execute("SELECT status, COUNT(*) FROM runs GROUP BY status"))
+
+    def sources_in_use(self, without: Container[str] = ()) -> set[str]:
+        """Digests of the source snapshots that a run was made from, those runs left out."""
+        with self._reading() as connection:
+            if connection is None:
+                return set()
+            rows = connection.execute("SELECT run_id, source FROM runs WHERE source IS NOT NULL")
+            return {source for run_id, source in rows if run_id not in without}
+
+    def problems(self) -> list[str]:
+        """What SQLite finds wrong with the index; empty where it is whole."""
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
+            return [] if found == ["ok"] else found
 
     def references(self, run_id: str) -> list[str]:
         """URNs of the resources that refer to the run."""
@@ -130,6 +118,15 @@ class RunStore:
             rows = connection.execute("SELECT urn FROM refs WHERE run_id = ? ORDER BY urn", (run_id,))
             return [str(row[0]) for row in rows]
 
+    def refers_later(self, run_id: str, urn: str) -> bool:
+        """Whether the resource has come to refer to another run since it did to this one: that one replaces it."""
+        with self._reading() as connection:
+            if connection is None:
+                return False
+            own = "COALESCE((SELECT rowid FROM refs WHERE run_id = ?1 AND urn = ?2), 0)"
+            later = f"SELECT EXISTS (SELECT 1 FROM refs WHERE urn = ?2 AND run_id <> ?1 AND rowid > {own})"  # noqa: S608
+            return bool(connection.execute(later, (run_id, urn)).fetchone()[0])
+
     def record(self, run_id: str) -> dict[str, Any] | None:
         """The run's record as it was reserved, None where the run or its folder is gone.
 
@@ -138,7 +135,7 @@ class RunStore:
         folder = self.folder(run_id)
         with self._errors():
             value = read_json(folder.record)
-            if _is_record(value):
+            if is_record(value):
                 return dict(value)
             if not os.path.isdir(folder.root):
                 return None
@@ -162,7 +159,7 @@ class RunStore:
             folder = self.folder(run_id if existing is None else existing.run_id)
             for path in (folder.root, folder.outputs, folder.checkpoints, folder.logs):
                 make_folder(path)
-            if existing is None or not _is_record(read_json(folder.record)):  # somebody may have damaged it
+            if existing is None or not is_record(read_json(folder.record)):  # somebody may have damaged it
                 names = {"runId": folder.run_id, "digest": digest, "job": existing.job if existing else job}
                 write_json(folder.record, {**record, **names, "created": created})
                 sync_folder(os.path.dirname(folder.root))
@@ -171,9 +168,14 @@ class RunStore:
                     "INSERT INTO runs (run_id, digest, job, created) VALUES (?, ?, ?, ?)",
                     (run_id, digest, job, created),
                 )
-                existing = Run(run_id, digest, job, "pending", created, None, 0)
-            connection.execute("INSERT OR IGNORE INTO refs (run_id, urn) VALUES (?, ?)", (existing.run_id, urn))
-            return existing
+            name = folder.run_id
+            connection.execute(
+                "UPDATE runs SET source = COALESCE(?, source) WHERE run_id = ?", (record.get("source"), name)
+            )
+            connection.execute("INSERT OR IGNORE INTO refs (run_id, urn) VALUES (?, ?)", (name, urn))
+            reserved = self._select(connection, "WHERE run_id = ?", name)
+            assert reserved is not None
+            return reserved
 
     def drop_reference(self, run_id: str, urn: str) -> int:
         """``urn`` no longer refers to the run. Returns how many still do."""
@@ -185,31 +187,86 @@ class RunStore:
     def add_attempt(self, run_id: str, after: int) -> int:
         """Reserve the attempt after number ``after``. Where somebody else already did, theirs is returned."""
         with self._writing() as connection:
-            row = connection.execute("SELECT COALESCE(MAX(number), 0) FROM attempts WHERE run_id = ?", (run_id,))
-            last = int(row.fetchone()[0])
+            last = self._last_attempt(connection, run_id)
             if last > after:
                 return last
             connection.execute("INSERT INTO attempts VALUES (?, ?, ?)", (run_id, after + 1, time.time()))
             make_folder(self.folder(run_id).attempt(after + 1).root)
             return after + 1
 
-    def set_status(self, run_id: str, status: str, finished: float | None) -> None:
-        """Note the run's status for listings. The truth stays with the run's own state."""
+    def set_status(
+        self,
+        run_id: str,
+        status: str,
+        finished: float | None,
+        *,
+        started: float | None = None,
+        metric: str | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        """Note the run's status for listings. The truth stays with the run's own state.
+
+        ``metric`` None leaves what was noted before. ``attempt``: it is the status of that one, and says nothing where
+        there is a later one by now.
+        """
         with self._writing() as connection:
+            if attempt is not None and self._last_attempt(connection, run_id) > attempt:
+                return
             connection.execute(
-                "UPDATE runs SET status = ?, finished = ? WHERE run_id = ? AND (status <> ? OR finished IS NOT ?)",
-                (status, finished, run_id, status, finished),
+                "UPDATE runs SET status = ?, finished = ?, started = ?, metric = COALESCE(?, metric) WHERE run_id = ?",
+                (status, finished, started, metric, run_id),
             )
 
-    def remove(self, run_id: str) -> None:
-        """Forget the run and delete its folder. The caller has made sure that nothing of it lives."""
+    def protect(self, run_ids: Iterable[str], *, protected: bool) -> None:
+        """Whether the runs may ever be removed."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
-            # Renamed first: a run of this content that is reserved next must not find anything of this one.
-            removed = os.path.join(self.root, "runs", f".removed-{run_id}-{os.getpid()}-{time.time_ns()}")
+            rows = [(int(protected), run_id) for run_id in run_ids]
+            connection.executemany("UPDATE runs SET protected = ? WHERE run_id = ?", rows)
+
+    def remove(self, run_id: str) -> bool:
+        """Forget the run and delete its folder. The caller has made sure that nothing of it lives.
+
+        Returns whether it is gone: a protected run stays.
+        """
+        return self._remove(run_id, "protected = 0")
+
+    def remove_unused(self, run_id: str, attempts: int) -> bool:
+        """:meth:`remove`, where no resource refers to the run and it has had no attempt since that one."""
+        unused = "NOT EXISTS (SELECT 1 FROM refs WHERE refs.run_id = runs.run_id)"
+        no_later = "NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = runs.run_id AND number > ?)"
+        return self._remove(run_id, f"protected = 0 AND {unused} AND {no_later}", attempts)
+
+    def _remove(self, run_id: str, condition: str, *values: Any) -> bool:
+        folder = self.folder(run_id).root
+        # Renamed first: a run of this content that is reserved next must not find anything of this one.
+        removed = os.path.join(self.root, "runs", f"{REMOVED_PREFIX}{run_id}-{os.getpid()}-{time.time_ns()}")
+        try:
+            with self._writing() as connection:
+                known = self._select(connection, "WHERE run_id = ?", run_id)
+                done = connection.execute(f"DELETE FROM runs WHERE run_id = ? AND {condition}", (run_id, *values))  # noqa: S608
+                if known is not None and not done.rowcount:
+                    return False
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(folder, removed)
+        except StoreError:
+            with contextlib.suppress(OSError):  # it could not be forgotten (a full disk), so it is as it was
+                os.rename(removed, folder)
+            raise
+        remove_tree(removed)
+        return True
+
+    def remove_source(self, digest: str) -> bool:
+        """Delete a source snapshot, unless a run was made from it. Whether it is gone."""
+        removed = os.path.join(self.sources, f"{REMOVED_PREFIX}{digest}-{os.getpid()}-{time.time_ns()}")
+        # Whoever copies a snapshot has reserved its run before. Renamed under the lock, it is found whole or not at
+        # all.
+        with self._writing() as connection:
+            if connection.execute("SELECT 1 FROM runs WHERE source = ? LIMIT 1", (digest,)).fetchone():
+                return False
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self.folder(run_id).root, removed)
-        shutil.rmtree(removed, ignore_errors=True)
+                os.rename(os.path.join(self.sources, digest), removed)
+        remove_tree(removed)
+        return True
 
     # Connections
 
@@ -219,17 +276,22 @@ class RunStore:
 
     @staticmethod
     def _select(connection: sqlite3.Connection, where: str, value: str) -> Run | None:
-        row = connection.execute(_SELECT + where, (value,)).fetchone()
-        return None if row is None else Run(*row)
+        row = connection.execute(SELECT + where, (value,)).fetchone()
+        return None if row is None else _run(row)
+
+    @staticmethod
+    def _last_attempt(connection: sqlite3.Connection, run_id: str) -> int:
+        row = connection.execute("SELECT COALESCE(MAX(number), 0) FROM attempts WHERE run_id = ?", (run_id,))
+        return int(row.fetchone()[0])
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """A connection, None where the store does not exist: reading creates nothing."""
         with self._lock, self._errors():
-            if self._connection is None and not _is_there(os.path.join(self.root, "index.db")):
+            if self._connection is None and not database.has_store(self.root):
                 yield None
             else:
-                yield self._open()
+                yield self._open_to_read()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -243,84 +305,34 @@ class RunStore:
                 raise
             connection.execute("COMMIT")
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StoreError(
-                f"the run store {self.root} cannot be used ({error}). Make the folder writable and free disk space, "
-                "or choose another with TFJOBS_HOME"
-            ) from error
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"the index of the run store {self.root} is damaged ({error}). Expected: the SQLite file index.db as "
-                "pulumi_tfjobs wrote it. To fix: restore it from a backup, or choose another store with TFJOBS_HOME"
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"the run store {self.root} cannot be used ({error.strerror or error}: {error.filename}). "
-                "Make the folder writable and free disk space, or choose another with TFJOBS_HOME"
-            ) from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return database.store_errors(self.root)
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            return self._connection
-        make_folder(self.root)
-        path = os.path.join(self.root, "index.db")
-        if not os.path.exists(path):
-            # SQLite would create it readable by the group.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        self._connection = self._connect(path)
+        if self._connection is None:
+            self._connection = database.open_to_write(self.root, self._fill)
         return self._connection
 
-    def _connect(self, path: str) -> sqlite3.Connection:
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA foreign_keys = ON")
-                self._migrate(connection)
-            except sqlite3.OperationalError as error:
-                connection.close()
-                # SQLite does not wait by itself where two open a new file at the same moment.
-                if "locked" not in str(error) or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-            except BaseException:
-                connection.close()
-                raise
+    def _open_to_read(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            return self._connection
+        if self._read_only is None:
+            if database.may_write(self.root):
+                try:
+                    return self._open()
+                except (sqlite3.OperationalError, OSError) as error:
+                    # A full disk, a file system that was mounted read-only.
+                    with contextlib.suppress(sqlite3.Error, OSError):
+                        self._read_only = database.open_to_read(self.root, self._fill)
+                    if self._read_only is None:
+                        raise error from None
             else:
-                return connection
+                self._read_only = database.open_to_read(self.root, self._fill)
+        return self._read_only
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == SCHEMA_VERSION:
-            return
-        connection.execute("BEGIN IMMEDIATE")
-        version = self._version(connection)
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the run store {self.root} was written by a newer pulumi_tfjobs (schema {version}, this one reads "
-                f"{SCHEMA_VERSION}). Update pulumi_tfjobs, or choose another store with TFJOBS_HOME"
-            )
-
-    @staticmethod
-    def _version(connection: sqlite3.Connection) -> int:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    def _fill(self, connection: sqlite3.Connection) -> None:
+        rebuild.fill(connection, self.root)
 
 
-def _is_there(path: str) -> bool:
-    """Whether there is such a file. Unlike os.path.exists, only what is definitely missing is not there."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
+def _run(row: tuple[Any, ...]) -> Run:
+    return Run._make((*row[:7], bool(row[7]), *row[8:]))
