@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pulumi_tfjobs.errors import InvalidInputs, TfJobsError
 from pulumi_tfjobs.provider import wire
+from pulumi_tfjobs.provider.differing import UNSUCCESSFUL, answer, top, unfinished
 from pulumi_tfjobs.provider.engine_log import EngineLog, Row
 from pulumi_tfjobs.provider.faults import InitFailed
 from pulumi_tfjobs.provider.protos import provider_pb2
 from pulumi_tfjobs.provider.wire import UNKNOWN
-from pulumi_tfjobs.spec import state as phases
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.lifecycle import PreviewInfo, ProgressCallback, ReadResult, RunResult
@@ -52,10 +52,6 @@ OUTPUTS = (
 # The URN under which a resource first referred to its run. The engine tells nobody of a rename (aliases), so it is kept
 # in the state; properties that begin like this are not shown.
 REFERRER = "__referrer"
-# What never changes as long as a resource is updated in place.
-STABLE = ("runId", "digest")
-
-UNSUCCESSFUL = phases.TERMINAL - {phases.SUCCEEDED}
 # Once cancelled, ending the wait takes no time, stopping a run its grace and a little. Beyond that something hangs.
 CANCEL_SECONDS = 10.0
 
@@ -92,7 +88,7 @@ class Lifecycle(Protocol):
     async def read(self, resource_id: str, /) -> ReadResult | None: ...
 
     async def delete(
-        self, resource_id: str, /, *, urn: str, inputs: Mapping[str, Any], progress: ProgressCallback
+        self, resource_id: str, /, *, urn: str, inputs: Mapping[str, Any], replaced: bool, progress: ProgressCallback
     ) -> None: ...
 
 
@@ -133,6 +129,7 @@ class TrainingJobs:
         self._checked: dict[str, _Checked] = {}
         self._operations: set[asyncio.Event] = set()
         self._cancelled = False
+        self._replaced: set[tuple[str, str]] = set()
 
     # Loaded late: the engine waits for the plugin's port, not for these.
     @property
@@ -230,30 +227,15 @@ class TrainingJobs:
             unknown=new.unknown,
         )
         paths = list(request.ignoreChanges)
-        if any(_top(path) == SOURCE for path in paths):
+        if any(top(path) == SOURCE for path in paths):
             # Inputs hold the files as they are now, ignored or not: after an update the digest alone differs.
             paths.append("digest")
         ignored = wire.matcher(paths)
         changes = [change for change in changes if change.klass != "nothing" and not ignored(change.path)]
-        response = provider_pb2.DiffResponse(hasDetailedDiff=True)
-        replaced = any(change.klass == "retrain" for change in changes)
-        for change in changes:
-            retrains = change.klass == "retrain"
-            response.detailedDiff[change.path].kind = _KINDS[change.kind, retrains]
-            response.detailedDiff[change.path].inputDiff = change.path.partition("[")[0] not in OUTPUTS
-            top = _top(change.path)
-            if top not in response.diffs:
-                response.diffs.append(top)
-            if retrains and top not in response.replaces:
-                response.replaces.append(top)
-        if not replaced:
-            response.stables.extend(STABLE)
-            if unfinished(old_outputs.get("status"), new.plain.get("waitFor")):
-                # Nothing that the user wrote has changed: the run has not become what was asked for.
-                response.detailedDiff["status"].kind = provider_pb2.PropertyDiff.UPDATE
-                response.diffs.append("status")
-        changed = bool(response.diffs)
-        response.changes = provider_pb2.DiffResponse.DIFF_SOME if changed else provider_pb2.DiffResponse.DIFF_NONE
+        stands = unfinished(old_outputs.get("status"), new.plain.get("waitFor"))
+        response = answer(changes, outputs=OUTPUTS, unfinished=stands)
+        if response.replaces:
+            self._replaced.add((request.urn, request.id))
         return response
 
     async def _digest(self, urn: str, properties: Mapping[str, Any], *, same_as: str) -> str | None:
@@ -346,8 +328,14 @@ class TrainingJobs:
     async def read(self, request: provider_pb2.ReadRequest) -> provider_pb2.ReadResponse:
         """The run as it is (refresh, import). The empty answer means: there is definitely none."""
         found = await self._lifecycle.read(request.id)
+        before = wire.decode(request.properties).get("status")
         if found is None:
+            if before is not None:  # an import is told by the engine
+                await self._log.info(request.urn, f"{request.id} is gone: its store knows no such run any more")
             return provider_pb2.ReadResponse()
+        status = found.outputs.get("status")
+        if before not in (None, status) and status in UNSUCCESSFUL:
+            await self._log.info(request.urn, f"{found.outputs.get('runId')}: {status}: {found.outputs.get('reason')}")
         known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs
         kept = _referrer(wire.decode(request.properties))
@@ -363,7 +351,12 @@ class TrainingJobs:
         referrer = _referrer(wire.decode(request.properties)).get(REFERRER, request.urn)
         row = self._log.row(request.urn)
         await self._lifecycle.delete(
-            request.id, urn=referrer, inputs=wire.split(wire.decode(inputs)).plain, progress=_progress(row)
+            request.id,
+            urn=referrer,
+            inputs=wire.split(wire.decode(inputs)).plain,
+            # The engine does not say what a delete is for.
+            replaced=(request.urn, request.id) in self._replaced,
+            progress=_progress(row),
         )
         await row.finish()
 
@@ -397,29 +390,6 @@ async def _until_cancelled(task: asyncio.Future[RunResult], cancelled: asyncio.E
         task.cancel()
 
 
-_KINDS = {
-    ("add", False): provider_pb2.PropertyDiff.ADD,
-    ("add", True): provider_pb2.PropertyDiff.ADD_REPLACE,
-    ("update", False): provider_pb2.PropertyDiff.UPDATE,
-    ("update", True): provider_pb2.PropertyDiff.UPDATE_REPLACE,
-    ("delete", False): provider_pb2.PropertyDiff.DELETE,
-    ("delete", True): provider_pb2.PropertyDiff.DELETE_REPLACE,
-}
-
-
-def unfinished(status: Any, wait_for: Any) -> bool:
-    """Whether a run of this status is not (or no longer) what a job with this ``waitFor`` asks for."""
-    if not isinstance(status, str):
-        return False
-    if status in UNSUCCESSFUL:
-        return True
-    if wait_for == "submitted":
-        return False
-    if wait_for == "running":
-        return status in (phases.PENDING, phases.PREPARING, phases.QUEUED, phases.STARTING)
-    return status != phases.SUCCEEDED
-
-
 def resource_name(urn: str) -> str:
     """The name in a URN: ``urn:pulumi:dev::project::tfjobs:index:TrainingJob::mnist`` → ``mnist``."""
     return urn.split("::", 3)[-1]
@@ -429,7 +399,3 @@ def resource_type(urn: str) -> str:
     """The type in a URN, without those of its parents."""
     parts = urn.split("::", 3)
     return parts[2].rpartition("$")[2] if len(parts) == 4 else ""
-
-
-def _top(path: str) -> str:
-    return path.split(".", 1)[0].split("[", 1)[0]

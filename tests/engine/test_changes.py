@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.engine.harness import Project
 from tests.engine.running import JOB, STACK, urn_of
 
@@ -209,6 +211,46 @@ def test_two_stacks_that_want_the_same_at_once_train_it_once(project: Project) -
     # The one goes, the other one's run stays.
     project.destroy(options=["--stack", "prod"])
     assert project.references(script.run) == [urn_of("one")]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_replacement_never_removes_what_the_old_run_made(project: Project, before: bool) -> None:
+    def program(rate: float) -> None:
+        options = {"deleteBeforeReplace": before}
+        project.yaml({"one": project.job(scriptParams={"--rate": rate}, deleteArtifacts=True, options=options)})
+
+    program(0.1)
+    project.up()
+    program(0.2)
+    assert project.up().changed == {"one": "replace"}
+    old, new = project.launched()
+    assert (project.run(old) / "outputs" / "model.txt").read_text() == "weights"
+    assert project.references(old) == []
+    project.destroy()
+    assert not project.run(new).exists()
+    assert (project.run(old) / "outputs" / "model.txt").read_text() == "weights"
+
+
+def test_protect_and_retain_on_delete_are_heeded(project: Project) -> None:
+    kept = project.job(gated=True, waitFor="running", deleteArtifacts=True, options={"protect": True})
+    project.yaml({"one": kept})
+    project.up()
+    script = project.gate.wait()
+    assert "protected" in project.destroy(expected=1).text
+    assert script.process.is_running()
+
+    project.yaml({"one": {**kept, "options": {"retainOnDelete": True}}})
+    project.up()
+    project.yaml({})
+    assert project.up().changed == {"one": "delete"}
+    assert script.process.is_running(), "the resource is given up, its run is not"
+    script.answer()
+    assert script.gone()
+    assert project.run(script.run).exists()
+    # Whoever declares it again finds it.
+    project.yaml({"one": project.job(gated=True)})
+    project.up()
+    assert project.launched() == [script.run]
 
 
 def test_many_jobs_at_once(project: Project) -> None:

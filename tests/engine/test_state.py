@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from tests.engine.gate import has_ended
+from tests.engine.gate import SCRIPT, has_ended
 from tests.engine.harness import Project
 from tests.engine.running import JOB
 
@@ -37,6 +37,7 @@ def test_a_refresh_shows_what_is_there(project: Project) -> None:
     forget(project, before["one"]["outputs"]["runId"])
     refreshed = project.refresh()
     assert refreshed.changed == {"one": "delete"}
+    assert "is gone: its store knows no such run any more" in refreshed.said("one")
     assert list(project.state()) == ["two"]
     assert project.up().changed == {"one": "create"}
     assert len(project.launched()) == 3
@@ -62,6 +63,7 @@ def test_a_refresh_tells_what_became_of_a_run_that_nobody_waited_for(project: Pr
     refreshed = project.refresh()
     assert refreshed.changed == {"one": "update"}
     assert project.state()["one"]["outputs"]["status"] == "interrupted"
+    assert "the process that supervised the run is gone" in refreshed.said("one")
     assert script.gone()
     assert project.preview().changed == {"one": "update"}
     running = project.start_up()
@@ -114,6 +116,7 @@ SECRET = "correct-horse-battery"
 
 
 def test_a_secret_is_nowhere_in_clear(project: Project) -> None:
+    project.write("train.py", f"import os\nprint('the token is', os.environ['TOKEN'], flush=True)\n{SCRIPT}")
     variables = {"TOKEN": {"fn::secret": SECRET}}
     project.yaml(
         {"one": project.job(gated=True, environmentVariables=variables)}, {"variables": "${one.environmentVariables}"}
@@ -128,11 +131,16 @@ def test_a_secret_is_nowhere_in_clear(project: Project) -> None:
         assert SECRET not in " ".join(process.cmdline())
     for process in others:
         assert SECRET not in process.environ().values()
-    script.answer(0)
+    script.answer(3)
+    failed = running.ends()
+    assert "the token is ***" in failed.said("one"), "the script's last words are shown"
+    seen = [preview.text, failed.text, project.export()]
+    running = project.start_up()
+    project.gate.wait().answer(0)
     result = running.ends()
     assert result.code == 0, result.text
 
-    seen = [preview.text, result.text, project.export(), project.refresh().text]
+    seen += [result.text, project.export(), project.refresh().text]
     assert project.preview().changed == {}
     # A rotated token trains nothing again, and neither the old nor the new one is shown.
     changed = project.job(gated=True, environmentVariables={"TOKEN": {"fn::secret": SECRET + "-2"}})
@@ -142,7 +150,7 @@ def test_a_secret_is_nowhere_in_clear(project: Project) -> None:
     assert preview.diff("one") == {"environmentVariables.TOKEN": "update"}
     result = project.up()
     assert result.changed == {"one": "update"}
-    assert project.launched() == [script.run]
+    assert project.launched() == [script.run, script.run]
     seen += [preview.text, result.text, project.export()]
     for text in seen:
         assert SECRET not in text

@@ -103,6 +103,7 @@ class FakeLifecycle:
         self.checks: list[dict[str, Any]] = []
         self.ensured: list[dict[str, Any]] = []
         self.deleted: list[str] = []
+        self.replaced: list[str] = []
         self.waiting = asyncio.Event()
         self.finish = asyncio.Event()
         self.finish.set()
@@ -198,10 +199,19 @@ class FakeLifecycle:
         return None
 
     async def delete(
-        self, resource_id: str, /, *, urn: str, inputs: Mapping[str, Any], progress: Callable[[ProgressLine], None]
+        self,
+        resource_id: str,
+        /,
+        *,
+        urn: str,
+        inputs: Mapping[str, Any],
+        replaced: bool,
+        progress: Callable[[ProgressLine], None],
     ) -> None:
         progress(ProgressLine("ending", "stopping", final=True))
         self.deleted.append(resource_id)
+        if replaced:
+            self.replaced.append(resource_id)
 
 
 class FakeDiffer:

@@ -230,3 +230,24 @@ async def test_a_replaced_job_keeps_the_reference_to_its_new_run(job: Job, world
     await delete(job, old)
     assert [run_id for run_id, _, _ in world.stops] == [old.rpartition("/")[2]]
     assert job.store.references(new.rpartition("/")[2]) == [URN]
+
+
+async def test_a_replaced_run_keeps_what_it_made_though_the_job_says_delete(job: Job, world: World) -> None:
+    # Also where the engine was killed between the two, so that the delete comes with a later update.
+    old = await finished(job, world)
+    new = await finished(job, world, rerun="again")
+    await delete(job, old, deleteArtifacts=True)
+    assert there(folder_of(job, old).root)
+    await delete(job, new, deleteArtifacts=True)
+    assert not there(folder_of(job, new).root)
+
+
+async def test_a_run_that_the_job_came_back_to_is_no_longer_the_replaced_one(job: Job, world: World) -> None:
+    first = await finished(job, world)
+    second = await finished(job, world, rerun="again")
+    await delete(job, first, deleteArtifacts=True)
+    assert (await job.ensure()).id == first
+    await delete(job, second, deleteArtifacts=True)
+    await delete(job, first, deleteArtifacts=True)
+    assert there(folder_of(job, second).root)
+    assert not there(folder_of(job, first).root)

@@ -94,6 +94,15 @@ async def test_the_timeout_ends_waiting_and_nothing_else(job: Job, world: World)
     assert world.stops == []
 
 
+async def test_the_timeout_stops_the_run_where_the_job_says_so(job: Job, world: World) -> None:
+    waiting = job.start(timeout=0.5, onCancel="stop")
+    launch = await world.launched()
+    result = await waiting
+    assert world.stops == [(launch.run_id, 1, 10.0)]
+    assert result.outputs["status"] == "cancelled"
+    assert result.failure[0].startswith("the timeout of this operation was reached; ")
+
+
 async def test_cancelled_before_the_launch_nothing_runs(job: Job, world: World) -> None:
     cancelled = asyncio.Event()
     world.prepare_gate = asyncio.Event()
