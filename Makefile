@@ -7,7 +7,7 @@ SETUP  := $(PYTHON) -m tools.setup
 RUN    := $(SETUP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview output destroy test check format bench env lock clean
+.PHONY: help setup up preview output destroy test check format bench chaos env lock clean
 
 help:            ## these lines
 	@sed -n 's/^\([a-z]*\): *[^#]*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ format:          ## mends formatting and what lint can mend
 
 bench: setup     ## benchmarks: a table, and benchmarks/results/latest.json
 	@$(RUN) python -m benchmarks $(ARGS)
+
+chaos: setup     ## N=25 random kills over a stack of ten jobs, SEED=… for the same again; benchmarks/results/chaos.json
+	@$(RUN) python -m tests.chaos --kills $(or $(N),25) --seed "$(SEED)"
 
 env:             ## variables for your shell: eval "$$(make -s env)"
 	@$(SETUP) env

@@ -81,7 +81,9 @@ class Project:
     def _environment(self) -> dict[str, str]:
         return {
             **_engine_environment(),
-            "PULUMI_BACKEND_URL": f"file://{self.root / 'backend'}",
+            # Else the engine writes a second file beside each state, and one that it was killed in the middle of makes
+            # the stack unreadable ("failed to load checkpoint: EOF").
+            "PULUMI_BACKEND_URL": f"file://{self.root / 'backend'}?metadata=skip",
             "PULUMI_HOME": str(self.pulumi_home),
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_DEBUG_COMMANDS": "1",  # without it there is no --event-log

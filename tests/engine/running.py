@@ -120,6 +120,10 @@ class Running:
         with self._more:
             return "".join(self._lines)
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def says(self, text: str) -> None:
         """Wait until this is in the output."""
         with self._more:

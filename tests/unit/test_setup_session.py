@@ -49,7 +49,7 @@ def runner_of(paths: Paths, terminal: io.StringIO | None = None) -> Runner:
 def test_defaults_need_no_account_and_leave_the_users_pulumi_alone(paths: Paths) -> None:
     added = pulumi_environment(paths, Path("/engine/bin"), {"PATH": "/usr/bin:/bin", "HOME": "/home/u"})
     assert added["PATH"] == f"{paths.venv}/bin:/engine/bin:/usr/bin:/bin"
-    assert added["PULUMI_BACKEND_URL"] == f"file://{paths.repo}/.pulumi-state"
+    assert added["PULUMI_BACKEND_URL"] == f"file://{paths.repo}/.pulumi-state?metadata=skip"
     assert added["PULUMI_CONFIG_PASSPHRASE"] == ""
     assert added["PULUMI_SKIP_UPDATE_CHECK"] == "1"
     assert added["PULUMI_HOME"] == f"{paths.cache}/pulumi-home"
@@ -74,7 +74,7 @@ def test_path_does_not_grow_when_it_is_applied_twice(paths: Paths) -> None:
 
 def test_only_a_file_backend_gets_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    make_backend_folder(f"file://{tmp_path}/a b/state")
+    make_backend_folder(f"file://{tmp_path}/a b/state?metadata=skip")
     make_backend_folder("s3://bucket/state")
     make_backend_folder("file://~")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a b"]
@@ -109,7 +109,7 @@ def test_env_lines_survive_a_shell(paths: Paths, monkeypatch: pytest.MonkeyPatch
     shown = subprocess.run(
         ["/bin/sh", "-c", f'{lines}\nprintf %s "$PULUMI_BACKEND_URL"'], capture_output=True, text=True, check=True
     )
-    assert shown.stdout == f"file://{paths.repo}/.pulumi-state"
+    assert shown.stdout == f"file://{paths.repo}/.pulumi-state?metadata=skip"
     assert (paths.repo / ".pulumi-state").is_dir()
     assert all(shlex.split(line)[0] == "export" for line in lines.splitlines())
 

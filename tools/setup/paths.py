@@ -80,7 +80,9 @@ def pulumi_environment(paths: Paths, engine_bin: Path, environ: Mapping[str, str
     behind = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry not in front]
     added = {"PATH": os.pathsep.join(front + behind)}
     defaults = {
-        "PULUMI_BACKEND_URL": f"file://{paths.repo / '.pulumi-state'}",
+        # No second file (attributes) beside each state: an engine that is killed while it writes that one leaves a
+        # stack which cannot be read ("failed to load checkpoint: EOF").
+        "PULUMI_BACKEND_URL": f"file://{paths.repo / '.pulumi-state'}?metadata=skip",
         "PULUMI_SKIP_UPDATE_CHECK": "1",
         "PULUMI_HOME": str(paths.cache / "pulumi-home"),
     }
@@ -95,6 +97,6 @@ def pulumi_environment(paths: Paths, engine_bin: Path, environ: Mapping[str, str
 
 def make_backend_folder(url: str) -> None:
     """Makes the folder of a `file://` backend; Pulumi wants it to exist. Other backends are left alone."""
-    match = re.fullmatch(r"file://(/.*)", url)
+    match = re.fullmatch(r"file://(/[^?]*)(\?.*)?", url)
     if match is not None:
         Path(match.group(1)).mkdir(parents=True, exist_ok=True)
