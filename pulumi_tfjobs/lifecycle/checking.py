@@ -23,7 +23,7 @@ SOURCE_PROPERTY = "source"
 # A source with more files than this is shown in a diff by folder, so that the state stays small.
 LISTED_FILES = 500
 # Where the target is not known yet or wrong in itself, nothing is said of what the job asks of it.
-_UNKNOWN_TARGET = Capabilities(slots=None, gpus=None, controllers=frozenset({"gloo", "mpi"}))
+_UNKNOWN_TARGET = Capabilities(slots=None, gpus=None, controllers=frozenset({"gloo", "mpi"}), elastic=True)
 
 
 def check(

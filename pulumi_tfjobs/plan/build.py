@@ -32,9 +32,14 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
     """
     digest = "" if spec.unknown else spec.digest
     name = run_id or ("" if spec.unknown else spec.run_id)
-    replicas = _horovod(spec) if isinstance(spec.distribution, Horovod) else _roles(spec)
-    size = sum(1 for replica in replicas if replica.type in _RANKED)
     hosts = horovod.hosts_of(spec.distribution) if isinstance(spec.distribution, Horovod) else ()
+    elastic = isinstance(spec.distribution, Horovod) and spec.distribution.elastic
+    if elastic:
+        replicas = _elastic(spec)
+        size = sum(host.slots for host in hosts)
+    else:
+        replicas = _horovod(spec) if isinstance(spec.distribution, Horovod) else _roles(spec)
+        size = sum(1 for replica in replicas if replica.type in _RANKED)
     variables = {key: text for key, text in spec.environment_variables.items() if key not in spec.secret_variables}
     return LaunchPlan(
         run_id=name,
@@ -49,7 +54,7 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
             **{input_variable(item.name): item.path for item in spec.inputs},
             "TFJOBS_RUN_ID": name,
             "TFJOBS_JOB": spec.name,
-            "TFJOBS_WORLD_SIZE": str(size),
+            **({} if elastic else {"TFJOBS_WORLD_SIZE": str(size)}),  # elastic: it changes, and hvd.size() tells
         },
         hostfile=horovod.hostfile(hosts),
         rendezvous=_rendezvous(spec),
@@ -73,7 +78,11 @@ def preview_summary(plan: LaunchPlan) -> str:
     for replica in plan.replicas:
         counts[replica.type] = counts.get(replica.type, 0) + 1
     members = ", ".join(_count(number, _NAMES.get(name, name)) for name, number in counts.items())
-    if plan.rendezvous is not None:
+    if plan.rendezvous is not None and plan.rendezvous.kind == "elastic":
+        low, high = plan.rendezvous.min_workers, plan.rendezvous.max_workers
+        members = _count(high, "worker") if low == high else f"{low}–{high} workers"
+        members += " (Horovod elastic, Gloo)"
+    elif plan.rendezvous is not None:
         members += f" (Horovod, {'Gloo' if plan.rendezvous.kind == 'gloo' else 'MPI'})"
     elif len(plan.replicas) == 1:
         members = "1 process"
@@ -122,6 +131,21 @@ def _horovod(spec: JobSpec) -> tuple[ReplicaPlan, ...]:
     )
 
 
+def _elastic(spec: JobSpec) -> tuple[ReplicaPlan, ...]:
+    """As many workers as there can be at once. Their ranks change, so that only Horovod's driver can tell them."""
+    assert isinstance(spec.distribution, Horovod)
+    return tuple(
+        ReplicaPlan(
+            type=tf_config.WORKER,
+            index=index,
+            argv=_argv(spec),
+            env={**_common(tf_config.WORKER, index, None), **horovod.elastic_environment()},
+            node=index // spec.distribution.processes_per_node,
+        )
+        for index in range(spec.distribution.max_workers or 0)
+    )
+
+
 def _roles(spec: JobSpec) -> tuple[ReplicaPlan, ...]:
     """Replicas that know their role by TF_CONFIG, parameter servers first: workers wait for them."""
     counts = tf_config.replica_counts(spec.distribution) or {tf_config.WORKER: 1}
@@ -161,5 +185,9 @@ def _rendezvous(spec: JobSpec) -> Rendezvous | None:
     assert isinstance(distribution, Single | Horovod | ParameterServer | MultiWorker)
     if not isinstance(distribution, Horovod):
         return None
+    if distribution.elastic:
+        return Rendezvous(
+            kind="elastic", min_workers=distribution.min_workers or 0, max_workers=distribution.max_workers or 0
+        )
     slots = horovod.assign(horovod.hosts_of(distribution))
     return Rendezvous(kind=distribution.controller, slots=tuple(slot.to_json() for slot in slots))

@@ -292,8 +292,12 @@ def _topology(old: _Side, new: _Side) -> Iterator[Change]:
     reason = "another number or other roles of processes"
     if before.kind == after.kind:
         for field, value in vars(after).items():
-            if vars(before)[field] != value:
-                yield _count_change(old, new, after.kind, field, reason)
+            if vars(before)[field] == value:
+                continue
+            written = ("distribution", topology.property_name(field))
+            if field in {"min_workers", "max_workers"} and not (old.has(*written) or new.has(*written)):
+                continue  # a default that follows from what has changed
+            yield _count_change(old, new, after.kind, field, reason)
         return
     for parts in (("distribution", "kind"), ("distributedBackend",)):
         was, becomes = old.has(*parts), new.has(*parts)

@@ -31,6 +31,7 @@ RESERVED_VARIABLES = frozenset(
         "HOROVOD_GLOO_RENDEZVOUS_ADDR",
         "HOROVOD_GLOO_RENDEZVOUS_PORT",
         "HOROVOD_GLOO_IFACE",
+        "HOROVOD_ELASTIC",
     }
 )
 """What a job may not set itself. Horovod's tunables (``HOROVOD_FUSION_THRESHOLD``, ``HOROVOD_TIMELINE``) are free."""
@@ -128,3 +129,8 @@ def rank_environment(slot: Slot, controller: Controller = "gloo") -> dict[str, s
         "HOROVOD_GLOO_RENDEZVOUS_PORT": RENDEZVOUS_PORT,
         "HOROVOD_GLOO_IFACE": RENDEZVOUS_IFACE,
     }
+
+
+def elastic_environment() -> dict[str, str]:
+    """What every worker of an elastic job is told by the plan; the rest, its rank included, comes from the driver."""
+    return {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_ELASTIC": "1"}

@@ -43,7 +43,8 @@ class ReplicaPlan:
 class Rendezvous:
     """How ranks find each other. ``gloo``: Horovod's rendezvous server with ``slots`` (one dict per rank: hostname,
     rank, local_rank, cross_rank, size, local_size, cross_size). ``mpi``: one mpirun starts all ``worker`` replicas.
-    ``elastic``: Horovod's elastic driver starts them, and starts lost ones again, as long as ``min_workers`` live."""
+    ``elastic``: Horovod's elastic driver starts them, and starts lost ones again, as long as ``min_workers`` live: as
+    many as ``world_size`` at first, then up to ``max_workers``, each a host of its own to Horovod."""
 
     kind: Literal["gloo", "mpi", "elastic"]
     slots: tuple[dict[str, Any], ...] = ()
@@ -55,6 +56,7 @@ class Rendezvous:
 class LaunchPlan:
     """Everything a target needs to start a run, less secrets and addresses.
 
+    ``replicas`` are all that there can be at once; of an elastic job, ``world_size`` of them are there at the start.
     ``env`` applies to every replica. ``success_policy`` is ``default`` (chief, else worker 0) or ``all_workers``.
     Durations are seconds. ``software`` is the environment in a few words, to be shown. ``retries``: how often the
     target starts a failed group again, where the failure is one of ``retry_on``; ``ps_restarts``: how often each

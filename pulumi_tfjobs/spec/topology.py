@@ -24,7 +24,12 @@ FLAT_NAMES: dict[str, dict[str, str]] = {
     "single": {},
 }
 
-_PROPERTIES = {"processes_per_node": "processesPerNode", "parameter_servers": "parameterServers"}
+_PROPERTIES = {
+    "processes_per_node": "processesPerNode",
+    "parameter_servers": "parameterServers",
+    "min_workers": "minWorkers",
+    "max_workers": "maxWorkers",
+}
 _ROLE = {"workerCount": "workers", "parameterServerCount": "parameter servers"}
 
 
@@ -51,9 +56,9 @@ def property_name(field: str) -> str:
 
 
 def process_counts(distribution: Distribution) -> dict[str, int]:
-    """Replica type -> how many processes."""
+    """Replica type -> how many processes; of an elastic job, how many there can be at once."""
     if isinstance(distribution, Horovod):
-        return {"worker": distribution.nodes * distribution.processes_per_node}
+        return {"worker": distribution.max_workers or distribution.nodes * distribution.processes_per_node}
     if isinstance(distribution, Single):
         return {"worker": 1}
     counts = {"chief": int(distribution.chief), "worker": distribution.workers}
@@ -71,7 +76,7 @@ def slots_needed(distribution: Distribution) -> int:
 def _from_typed(args: JobArgs, unknown: frozenset[str], problems: list[InputProblem]) -> Distribution:
     given = args.distribution
     if isinstance(given, HorovodArgs):
-        return Horovod(nodes=given.nodes, processes_per_node=given.processes_per_node, controller=given.controller)
+        return _horovod(given, unknown, problems)
     if isinstance(given, ParameterServerArgs):
         server = ParameterServer(
             workers=given.workers,
@@ -86,6 +91,73 @@ def _from_typed(args: JobArgs, unknown: frozenset[str], problems: list[InputProb
         _check_workers(workers, "distribution.workers", unknown, problems)
         return workers
     return Single()
+
+
+def _horovod(given: HorovodArgs, unknown: frozenset[str], problems: list[InputProblem]) -> Horovod:
+    """Elastic where ``minWorkers`` or ``maxWorkers`` is given; the other has its default then."""
+    start = given.nodes * given.processes_per_node
+    low, high = given.min_workers, given.max_workers
+    if low is not None or high is not None:
+        low, high = low or 1, high or start
+        _check_elastic(given, low, high, unknown, problems)
+    return Horovod(
+        nodes=given.nodes,
+        processes_per_node=given.processes_per_node,
+        controller=given.controller,
+        min_workers=low,
+        max_workers=high,
+    )
+
+
+def _check_elastic(
+    given: HorovodArgs, low: int, high: int, unknown: frozenset[str], problems: list[InputProblem]
+) -> None:
+    def hidden(*names: str) -> bool:
+        return any(paths.touches(f"distribution.{name}", unknown) for name in names)
+
+    start = given.nodes * given.processes_per_node
+    product = f"{given.nodes} times {given.processes_per_node}"
+    if given.controller != "gloo" and not hidden("controller"):
+        problems.append(
+            InputProblem(
+                "distribution.controller",
+                f"it is {given.controller}, and minWorkers or maxWorkers make the job elastic",
+                "gloo: an mpirun ends with the first rank that it loses",
+                "remove controller, or remove minWorkers and maxWorkers",
+            )
+        )
+    if given.min_workers is not None and given.max_workers is not None and low > high:
+        if not hidden("minWorkers", "maxWorkers"):
+            problems.append(
+                InputProblem(
+                    "distribution.minWorkers",
+                    f"it is {low}, and maxWorkers is {high}",
+                    f"at most maxWorkers ({high})",
+                    f"say minWorkers: {high}, or maxWorkers: {low}",
+                )
+            )
+        return  # no number at the start lies between them
+    if hidden("nodes", "processesPerNode"):
+        return
+    path = "distribution.processesPerNode" if given.processes_per_node > given.nodes else "distribution.nodes"
+    if start < low and not hidden("minWorkers"):
+        problems.append(
+            InputProblem(
+                path,
+                f"nodes times processesPerNode is {product}, and minWorkers is {low}",
+                f"at least {low} workers at the start",
+                f"raise nodes or processesPerNode, or say minWorkers: {start}",
+            )
+        )
+    if start > high and not hidden("maxWorkers"):
+        problems.append(
+            InputProblem(
+                path,
+                f"nodes times processesPerNode is {product}, and maxWorkers is {high}",
+                f"at most {high} workers at the start",
+                f"lower nodes or processesPerNode, or say maxWorkers: {start}",
+            )
+        )
 
 
 def _from_flat(args: JobArgs, unknown: frozenset[str], problems: list[InputProblem]) -> Distribution:

@@ -49,6 +49,10 @@ class Abilities(Protocol):
     def controllers(self) -> frozenset[str]:
         """Horovod controllers."""
 
+    @property
+    def elastic(self) -> bool:
+        """Whether lost Horovod workers are replaced."""
+
 
 def job_name(text: str) -> str:
     """A resource's name as a job's: ``My_Job`` -> ``my-job``; at most 50 characters, ``job`` where nothing is left."""
@@ -304,6 +308,15 @@ def _check_target(
                 f"the compute target cannot start Horovod with the {distribution.controller} controller",
                 f"a controller that it has: {names}",
                 f"say controller: {names.split(', ')[0]}" if names != "none" else "choose another compute target",
+            )
+        )
+    if isinstance(distribution, Horovod) and distribution.elastic and not capabilities.elastic:
+        found.append(
+            InputProblem(
+                "distribution",
+                "minWorkers or maxWorkers make it elastic, and the compute target cannot replace lost workers",
+                "a fixed number of workers",
+                "remove minWorkers and maxWorkers, or choose another compute target",
             )
         )
     return found

@@ -24,12 +24,13 @@ class Capabilities:
 
     ``slots``: how many replicas that take a slot can ever run at once, None where there is no such limit.
     ``gpus``: accelerators the target has, None where only the live target can tell.
-    ``controllers``: Horovod controllers (``gloo``, ``mpi``).
+    ``controllers``: Horovod controllers (``gloo``, ``mpi``). ``elastic``: whether lost Horovod workers are replaced.
     """
 
     slots: int | None
     gpus: int | None
     controllers: frozenset[str] = frozenset({"gloo"})
+    elastic: bool = False
 
 
 class Target(ABC):

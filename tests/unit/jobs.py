@@ -20,7 +20,7 @@ SOURCE = SourceManifest(
         SourceFile("run.sh", "c" * 64, 5, "x"),
     ),
 )
-LARGE = Capabilities(slots=64, gpus=64, controllers=frozenset({"gloo", "mpi"}))
+LARGE = Capabilities(slots=64, gpus=64, controllers=frozenset({"gloo", "mpi"}), elastic=True)
 HERE = {"sourceDirectory": "./src", "entryScript": "train.py"}
 
 

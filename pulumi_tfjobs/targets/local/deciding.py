@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -32,10 +33,15 @@ class Decision:
         self.deadline: float | None = None
         self.settle_at: float | None = None
         """Survivors are left alone until then."""
+        self.lost: Member | None = None
+        """The worker that an elastic run has lost last, as it was then."""
+        self.added = ""
+        """What Horovod's elastic driver adds to how the first to fail ended."""
 
     def again(self) -> None:
         """Another start of the group: nothing is decided."""
-        self.verdict, self.settle_at = None, None
+        self.verdict, self.settle_at, self.added = None, None, ""
+        self.lost = None
         self.record.failures.clear()
 
     @property
@@ -67,12 +73,9 @@ class Decision:
             limit = self.plan["max_run_duration_seconds"]
             self.conclude(phases.TIMED_OUT, f"still running after {limit:g} s (maxRunDurationSeconds)", full)
         elif helper is not None and helper.phase not in {phases.PENDING, phases.RUNNING}:
-            self.conclude(
-                phases.FAILED,
-                f"Horovod's rendezvous server {helper.how()}: {helper.log.last_line()} ({helper.log.path})",
-                short,
-            )
-        else:
+            name = "Horovod's elastic driver" if self.launch.elastic else "Horovod's rendezvous server"
+            self.conclude(phases.FAILED, f"{name} {helper.how()}: {helper.log.last_line()} ({helper.log.path})", short)
+        elif not self.launch.elastic:
             self._consider_replicas(short)
 
     def _consider_replicas(self, grace: float) -> None:
@@ -85,6 +88,27 @@ class Decision:
         elif self.launch.all_ended():
             self.conclude(phases.FAILED, f"no replica is left, and none decided the run ({reason})", grace)
 
+    def note_loss(self, member: Member) -> None:
+        """An elastic run has lost a worker, which alone is no failure of the run."""
+        if member.phase == phases.FAILED:
+            self.lost = copy.copy(member)
+
+    def judged(self, phase: str, added: str) -> None:
+        """What Horovod's elastic driver says of the run, and what there is to add to how its workers ended."""
+        grace = min(float(self.plan["stop_grace_seconds"]), SHORT_GRACE_SECONDS)
+        if self.verdict is not None:
+            return
+        if phase == phases.SUCCEEDED:
+            self.conclude(phases.SUCCEEDED, "", grace)
+            return
+        failed = [member for member in self.launch.replicas if member.phase == phases.FAILED]
+        if not failed and self.lost is not None:
+            failed = [self.lost]  # another one is already being started in its place
+        self.record.failures = sorted(failed, key=lambda member: member.finished_at or 0.0)
+        self.added = added
+        self._conclude_failure(grace, added)
+        self.settle_at = time.monotonic() + SETTLE_SECONDS
+
     def _conclude_failure(self, grace: float, reason: str = "") -> None:
         """Failed because of the replica whose fault it most likely was."""
         failures = self.record.failures
@@ -93,7 +117,7 @@ class Decision:
         first = culprit(failures)
         if first is not None:
             self.record.failures = [first, *(member for member in failures if member is not first)]
-            reason = f"{first.name} {first.how()}"
+            reason = f"{first.name} {first.how()}" + (f"; {self.added}" if self.added else "")
         if self.verdict is None:
             self.conclude(phases.FAILED, reason, grace)
         elif reason:

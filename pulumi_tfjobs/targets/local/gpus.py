@@ -68,8 +68,9 @@ def share(plan: Mapping[str, Any], devices: Sequence[str]) -> dict[str, str]:
     """``CUDA_VISIBLE_DEVICES`` of each replica by name.
 
     Replicas that take a slot get one each, in turn where there are fewer GPUs than replicas. Horovod's ranks choose
-    theirs by local rank, so they see all GPUs of their (simulated) node's ranks, in the order of local ranks. The
-    rest, and every replica of a job that does not use GPUs, sees none.
+    theirs by local rank, so they see all GPUs of their (simulated) node's ranks, in the order of local ranks; elastic
+    workers have one each, because each is a host of its own. The rest, and every replica of a job that does not use
+    GPUs, sees none.
     """
     seen = {f"{replica['type']}-{replica['index']}": NONE for replica in plan["replicas"]}
     if not devices or not plan["use_gpu"]:
@@ -80,7 +81,7 @@ def share(plan: Mapping[str, Any], devices: Sequence[str]) -> dict[str, str]:
     }
     seen.update(own)
     rendezvous = plan.get("rendezvous")
-    if rendezvous is not None:
+    if rendezvous is not None and rendezvous["kind"] != "elastic":
         for replica in taking:
             # mpirun knows of no simulated nodes: its local ranks count all ranks of this machine.
             same = [r for r in taking if rendezvous["kind"] == "mpi" or r["node"] == replica["node"]]

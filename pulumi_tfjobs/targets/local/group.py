@@ -60,6 +60,8 @@ class Supervisor:
 
     def run(self) -> None:
         self._catch_signals()
+        for warning in self.launch.warnings:
+            self.record.warn(warning)
         self.record.begin()
         reached("confirm")
         self.confirm()
@@ -109,7 +111,7 @@ class Supervisor:
             with self.turns.watched(turn) as handles:
                 for handle in handles:
                     self.epoll.register(handle, select.EPOLLIN)
-                self._idle(time.monotonic() + self.turns.patience(handles), handles)
+                self._idle(time.monotonic() + self.turns.patience(), [*handles, self.wakeup])
                 for handle in handles:
                     self.epoll.unregister(handle)
 
@@ -120,10 +122,12 @@ class Supervisor:
             if deadline is not None and time.monotonic() >= deadline:
                 return
             times = [until, self.record.heartbeat_at, *([] if deadline is None else [deadline])]
-            for handle, _ in self.epoll.poll(max(0.0, min(times) - time.monotonic())):
-                if handle in handles:
-                    return
-                self._handle(handle)
+            ready = [handle for handle, _ in self.epoll.poll(max(0.0, min(times) - time.monotonic()))]
+            for handle in ready:
+                if handle == self.wakeup or handle not in handles:
+                    self._handle(handle)
+            if any(handle in handles for handle in ready):
+                return
             if self.record.heartbeat_at <= time.monotonic():
                 self.record.save()
 
@@ -179,6 +183,7 @@ class Supervisor:
 
     def _timeout(self) -> float:
         times = [self.record.heartbeat_at, *self.resting.values()]
+        times += [log.due for log in self.logs.values() if log.due is not None]
         if self.ending.kill_at is not None:
             times.append(self.ending.kill_at)
         elif self.decision.settle_at is not None:
@@ -204,6 +209,12 @@ class Supervisor:
             if "world_size" in report:
                 sizes = self.record.state.world_sizes
                 self.record.set(world_sizes=(*sizes, (time.time(), report["world_size"])))
+            elif "start" in report:
+                self._start_worker(self.launch.replicas[report["start"]], report["env"])
+            elif "end" in report:
+                self.launch.send_away(self.launch.replicas[report["end"]])
+            elif "verdict" in report:
+                self.decision.judged(report["verdict"], report["reason"])
             else:
                 self.decision.note_failure(self.launch.note(report, by_us=self.ending.begun))
 
@@ -214,9 +225,9 @@ class Supervisor:
             self.record.note_trouble(log.error, f"{log.path} could not be written")
         if count == 0:
             self._leave(handle)
-        elif count is not None:
+        elif count is not None and (rest := rest_after(count)):
             self.epoll.modify(handle, 0)
-            self.resting[handle] = time.monotonic() + rest_after(count)
+            self.resting[handle] = time.monotonic() + rest
 
     def _leave(self, handle: int) -> None:
         """Copy what is left in the pipe and let go of it."""
@@ -231,6 +242,9 @@ class Supervisor:
         for handle in [handle for handle, until in self.resting.items() if until <= now]:
             del self.resting[handle]
             self.epoll.modify(handle, select.EPOLLIN)
+        for log in self.logs.values():
+            if log.due is not None and log.due <= now:
+                log.show_held()
         if unending := self.ending.tick(self.launch.by_pid):
             self.record.warn(f"processes {unending} could not be ended")
             self.childless = True
@@ -254,7 +268,7 @@ class Supervisor:
             if member is self.launch.launcher:
                 self._take_reports()  # they say which rank it was
             code, number = split_status(status)
-            member.ended(exit_code=code, signal_number=number, by_us=self.ending.begun)
+            member.ended(exit_code=code, signal_number=number, by_us=self.ending.begun or member.unwanted)
             self.record.changed = True
             if self._replaced(member):
                 continue
@@ -265,20 +279,37 @@ class Supervisor:
     # Once more
 
     def _replaced(self, member: Member) -> bool:
-        """A parameter server that failed is started again by itself, as often as the plan allows."""
-        if member.type != "ps" or member.phase != phases.FAILED or self.decision.verdict is not None:
+        """A parameter server that failed is started again by itself, as often as the plan allows. What becomes of an
+        elastic run that has lost a worker, Horovod's driver says."""
+        if self.decision.verdict is not None:
+            return False
+        if self.launch.driver is not None and member.type == "worker":
+            self.launch.driver.tell(member)
+            self.decision.note_loss(member)
+            return True
+        if member.type != "ps" or member.phase != phases.FAILED:
             return False
         if self._restarts(member.name) >= self.plan["ps_restarts"]:
             return False
-        if member.log.reader in self.logs:
-            self._leave(member.log.reader)
-        self._note_restart(member, f"{member.name} {member.how()}", replica=member.name)
+        self._start_alone(member)
+        return True
+
+    def _start_worker(self, member: Member, env: dict[str, str]) -> None:
+        """Horovod's elastic driver asks for a worker, or for one in the place of one that was lost."""
+        if self.decision.verdict is None and not self.decision.stop_wanted:
+            self._start_alone(member, env)
+
+    def _start_alone(self, member: Member, env: dict[str, str] | None = None) -> None:
+        if member.pid is not None:
+            if member.log.reader in self.logs:
+                self._leave(member.log.reader)
+            how = "was told a rank that it could not have" if member.unwanted else member.how()
+            self._note_restart(member, f"{member.name} {how}", replica=member.name)
         try:
-            self.launch.start_again(member)
+            self.launch.start_alone(member, env)
         except OSError as error:
             self.record.note_trouble(error, f"{member.name} could not be started again")
         self._listen(member.log)
-        return True
 
     def _restarts(self, replica: str = "") -> int:
         """How often this one was started again by itself; the whole group without a name."""
@@ -294,7 +325,7 @@ class Supervisor:
             except OSError as error:
                 self.record.note_trouble(error, f"the logs could not be moved to {folder}")
         code = member.exit_code if member.signal is None else 128 + member.signal
-        restart = Restart(number, time.time(), reason, code, replica, folder)
+        restart = Restart(number, member.finished_at or time.time(), reason, code, replica, folder)
         self.record.set(restarts=(*self.record.state.restarts, restart))
 
     def _again(self) -> bool:

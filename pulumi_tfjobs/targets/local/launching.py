@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Mapping
 from typing import Any
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import gpus, mpi, temporary
+from pulumi_tfjobs.targets.local import elastic, gpus, mpi, temporary
 from pulumi_tfjobs.targets.local.logs import Log, make_pipe
+from pulumi_tfjobs.targets.local.masking import Secrets
 from pulumi_tfjobs.targets.local.members import MARKER, Member, fill, replica_environment, spawn
 from pulumi_tfjobs.targets.local.ports import Claim, Ports, listen
-from pulumi_tfjobs.targets.local.processes import Ties
+from pulumi_tfjobs.targets.local.processes import Ties, send_group
 
 LOOPBACK = "127.0.0.1"
 RENDEZVOUS = "rendezvous"
@@ -33,6 +36,8 @@ class Launch:
         self.plan = plan
         self.python: str = message["python"]
         self.secrets: dict[str, str] = message["secrets"]
+        self._masked = Secrets(self.secrets)
+        self.warnings = self._masked.warnings()
         self.umask = umask
         self.ties = ties
         self.ports = Ports()
@@ -40,6 +45,7 @@ class Launch:
         self.helper: Member | None = None
         self.launcher: Member | None = None
         self.reports: mpi.Reports | None = None
+        self.driver: elastic.Link | None = None
         self._writers: list[int] = []
         self._claims: list[Claim] = []
         kind = (plan.get("rendezvous") or {}).get("kind")
@@ -47,10 +53,12 @@ class Launch:
         self.replicas = [self._member(replica) for replica in plan["replicas"]]
         self.members = list(self.replicas)
         if kind == "mpi":
-            self.launcher = Member(mpi.LAUNCHER, 0, Log(folder.replica_log(f"{mpi.LAUNCHER}-0")))
+            self.launcher = Member(mpi.LAUNCHER, 0, self._log(f"{mpi.LAUNCHER}-0"))
             self.members.append(self.launcher)
         elif kind == "gloo":
-            self.helper = Member(RENDEZVOUS, 0, Log(folder.replica_log(RENDEZVOUS)))
+            self.helper = Member(RENDEZVOUS, 0, self._log(RENDEZVOUS))
+        elif kind == "elastic":
+            self.helper = Member(elastic.DRIVER, 0, self._log(elastic.DRIVER))
         self._devices: list[str] = message["devices"]
         self._visible: dict[str, str] | None = None
         self._ready: dict[str, tuple[list[str], dict[str, str]]] = {}
@@ -58,10 +66,13 @@ class Launch:
 
     def _member(self, replica: dict[str, Any]) -> Member:
         name = f"{replica['type']}-{replica['index']}"
-        log = Log(self.folder.replica_log(name))
+        log = self._log(name)
         return Member(
             replica["type"], replica["index"], log, node=f"node-{replica['node']}", needs_port=replica["needs_port"]
         )
+
+    def _log(self, name: str) -> Log:
+        return Log(self.folder.replica_log(name), self.plan["max_log_bytes"], self._masked.masker())
 
     def _free_first(self, devices: list[str]) -> list[str]:
         """The GPUs, those that no other run of this machine has claimed first; ours are claimed."""
@@ -113,7 +124,7 @@ class Launch:
             member.address = f"{LOOPBACK}:{port}"
         for member in self.replicas:
             values[f"{{{{address:{member.type}:{member.index}}}}}"] = member.address
-        if self.helper is not None:
+        if self.helper is not None and not self.elastic:
             self._start_helper(self.helper, values)
         ready = []
         for member, replica in zip(self.replicas, self.plan["replicas"], strict=True):
@@ -133,15 +144,23 @@ class Launch:
                     for member, argv, own, _ in ready
                 ],
             )
+        elif self.elastic and self.helper is not None:
+            self._start_driver(self.helper)  # which asks for the workers
         else:
             for member, argv, _, env in ready:
                 self._spawn(member, argv, {**env, **self.secrets})
 
-    def start_again(self, member: Member) -> None:
-        """Start a replica that has ended once more, at its address. Raises OSError."""
-        argv, env = self._ready[member.name]
+    def start_alone(self, member: Member, env: Mapping[str, str] | None = None) -> None:
+        """Start one replica, perhaps once more, at its address, with further variables. Raises OSError."""
+        argv, own = self._ready[member.name]
         member.revive()
-        self._spawn(member, argv, {**env, **self.secrets})
+        self._spawn(member, argv, {**own, **(env or {}), **self.secrets})
+
+    def send_away(self, member: Member) -> None:
+        """End a replica that has nothing to save yet, without its being a failure."""
+        if member.pid is not None and self.by_pid.get(member.pid) is member:
+            member.unwanted = True
+            send_group(member.pid, signal.SIGKILL)
 
     def _spawn(self, member: Member, argv: list[str], env: dict[str, str], *, keep: int | None = None) -> None:
         reader, writer = make_pipe()
@@ -162,6 +181,12 @@ class Launch:
                 helper, [self.python, program, self.folder.plan, str(server.fileno())], self._base, keep=server.fileno()
             )
 
+    def _start_driver(self, helper: Member) -> None:
+        self.driver = self.reports = elastic.Link()
+        self._writers = [self.driver.other]
+        argv = [self.python, elastic.program(), self.folder.plan, str(self.driver.other)]
+        self._spawn(helper, argv, self._base, keep=self.driver.other)
+
     def _start_mpirun(self, launcher: Member, ranks: list[tuple[Member, list[str], dict[str, str]]]) -> None:
         env = {**self._base, **self.plan["env"], **self.secrets}
         mpirun = mpi.find_mpirun(self.python, env.get("PATH"))
@@ -181,6 +206,11 @@ class Launch:
         self._spawn(launcher, mpi.command(mpirun, self.python, len(ranks), description), env)
 
     # While it runs
+
+    @property
+    def elastic(self) -> bool:
+        """Whether Horovod's elastic driver says which workers there are, and decides the run."""
+        return self.helper is not None and self.helper.type == elastic.DRIVER
 
     def logs(self) -> list[Log]:
         return [member.log for member in self._with_helper()]
@@ -237,7 +267,7 @@ class Launch:
         self._writers = []
         if self.reports is not None:
             os.close(self.reports.reader)
-            self.reports = None
+            self.reports = self.driver = None
 
     def close(self) -> None:
         for log in self.logs():

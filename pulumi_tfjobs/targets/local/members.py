@@ -47,10 +47,13 @@ class Member:
         self.finished_at: float | None = None
         self.address = ""
         self.tf_config = ""
+        self.unwanted = False
+        """It is being ended, and that is no failure."""
 
     def revive(self) -> None:
         """It is to be started again, at the address that it has."""
         self.exit_code = self.signal = self.finished_at = None
+        self.unwanted = False
 
     def started(self, pid: int) -> None:
         self.pid, self.ticks = pid, start_ticks(pid)

@@ -48,7 +48,7 @@ class Reports:
         self.reader = reader
         self._rest = b""
 
-    def read(self) -> list[dict[str, int]]:
+    def read(self) -> list[dict[str, Any]]:
         try:
             data = os.read(self.reader, 65536)
         except BlockingIOError:

@@ -8,6 +8,7 @@ The supervisor has opened the socket, so the ranks start at the same moment as t
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from typing import Any
@@ -22,6 +23,8 @@ class Slot:
 
 def main() -> None:
     """Serve until killed."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if path != own]  # Horovod must not find our queue.py as the library's
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
     with open(sys.argv[1], encoding="utf-8") as stream:

@@ -29,6 +29,7 @@ _CALM_SECONDS = 0.2
 _QUICK_FOR_SECONDS = 2.0
 # How long a supervisor may take beyond the grace period before it is ended itself.
 _STOP_MARGIN_SECONDS = 90.0
+_FORCED_MARGIN_SECONDS = 10.0  # where no time at all was to be given
 _LONGEST_GRACE_SECONDS = 3600.0  # where the plan's own grace period counts
 # How long the supervisor's own end, and the end of what it leaves, may take once it was killed.
 _CLEARED_SECONDS = 10.0
@@ -90,7 +91,7 @@ class LocalTarget(Target):
         slots = self._slots
         if slots is None:
             slots = accelerators or len(os.sched_getaffinity(0))
-        return Capabilities(slots=slots, gpus=accelerators, controllers=frozenset({"gloo", "mpi"}))
+        return Capabilities(slots=slots, gpus=accelerators, controllers=frozenset({"gloo", "mpi"}), elastic=True)
 
     async def prepare(self, environment: EnvironmentSpec, progress: Progress) -> str:
         from pulumi_tfjobs.environments import build
@@ -197,17 +198,20 @@ class LocalTarget(Target):
         with contextlib.suppress(OSError):  # the signal alone does it too (a full disk); only the reason is lost
             statefile.write_file(at.stop, text.encode(), sync=False)
         grace = _LONGEST_GRACE_SECONDS if grace_seconds is None else grace_seconds
-        if not await _end_supervisor(found, signal.SIGTERM, grace + _STOP_MARGIN_SECONDS):
+        margin = _STOP_MARGIN_SECONDS if grace > 0 else min(_STOP_MARGIN_SECONDS, _FORCED_MARGIN_SECONDS)
+        if not await _end_supervisor(found, signal.SIGTERM, grace + margin):
             # It does not react: end it, and with it what it would have ended.
             await _end_supervisor(found, signal.SIGKILL, _STOP_MARGIN_SECONDS)
         return await self._cleared(folder, attempt)
 
     async def _cleared(self, folder: RunFolder, attempt: int) -> RunState | None:
-        """The state once the guardian of a supervisor that is gone has ended what that left."""
+        """The state once the guardian of a supervisor that is gone has ended what that left, and itself."""
+        lock = folder.attempt(attempt).lock
         until = time.monotonic() + _CLEARED_SECONDS
         while True:
             found = await self.state(folder, attempt)
-            if found is None or found.finished or time.monotonic() >= until:
+            over = found is None or (found.finished and not statefile.is_locked(lock))
+            if over or time.monotonic() >= until:
                 return found
             await asyncio.sleep(_CLEARED_PAUSE)
 
