@@ -93,6 +93,9 @@ def strike(stage: Stage, case: Case, running: Running, victim: int) -> None:
         kill_with_guardian(victim)
     elif case.how in SIGNALS:
         os.kill(victim, SIGNALS[case.how])
+        if case.how == "TERM" and case.who in {"supervisor", "guardian"} and case.at in ROLES:
+            # Else the script might end well before the supervisor has heard of it.
+            until(lambda: (state := stage.last_state()) and state.phase != phases.RUNNING, "the supervisor heeds it")
     else:
         for _ in range(1 if case.how == "INT" else 2):
             running.interrupt()

@@ -19,7 +19,7 @@ import pytest
 
 from pulumi_tfjobs import environments
 from pulumi_tfjobs.lifecycle import RunResult
-from tests.helpers.processes import leftovers
+from tests.helpers.processes import wait_until_gone
 from tests.integration.running import REPO, Gate, Job, log, meanwhile, told
 
 pytestmark = [pytest.mark.training, pytest.mark.slow]
@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.training, pytest.mark.slow]
 ACCURACY = 0.95
 # A run is to fail within 10 s of a member's death; that is a promise to users and not a measurement.
 FAIL_SECONDS = 10.0
+# How long what ends with a run may take to be gone.
+END_SECONDS = 5.0
 
 NewJob = Callable[..., Job]
 
@@ -43,7 +45,7 @@ async def new_job(tmp_path: Path, home: Path, temporary: Path, gate: Gate) -> As
         return made[-1]
 
     yield make
-    left = leftovers(str(home))
+    left = wait_until_gone(str(home), END_SECONDS)  # a guardian ends a moment after its supervisor
     for job in made:
         await job.stop()
     assert left == [], "a run that has ended has left processes"
