@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import typer
 
+from pulumi_tfjobs.cli.checks import FAILURE, GOOD, WARNING, Check
 from pulumi_tfjobs.cli.common import BAD, OK, JsonOption, StoreOption, open_named, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOOD = "ok"
-WARNING = "warn"
-FAILURE = "FAIL"
 _STYLES = {GOOD: "green", WARNING: "yellow", FAILURE: "bold red"}
-
-
-class Check(NamedTuple):
-    """One thing that was looked at. ``fix`` says what to do where it is not well."""
-
-    name: str
-    level: str
-    found: str
-    fix: str = ""
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 
-from pulumi_tfjobs.cli.diagnosis import FAILURE, GOOD, WARNING, Check
+from pulumi_tfjobs.cli.checks import FAILURE, GOOD, WARNING, Check
 
 _ANSWER_SECONDS = 20.0
 _CACHE_WARNING_BYTES = 3 << 30

@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 
-from pulumi_tfjobs.cli.diagnosis import FAILURE, GOOD, WARNING, Check
+from pulumi_tfjobs.cli.checks import FAILURE, GOOD, WARNING, Check
 from pulumi_tfjobs.store.runs import RunStore
 
 _FULL_BYTES = 256 << 20

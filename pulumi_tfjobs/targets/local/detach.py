@@ -17,6 +17,7 @@ import time
 from pulumi_tfjobs import faultpoints
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.local import guardian, statefile
+from pulumi_tfjobs.targets.local.saying import say_traceback
 
 STARTED = "started"
 ALREADY = "already"
@@ -63,19 +64,6 @@ def run(attempt: str) -> None:
     except Exception as error:  # noqa: BLE001 (told to the plugin, or at least to the log)
         say_traceback()
         reply(f"{FAILED} {error}")
-
-
-def say(text: str) -> None:
-    """A line in the supervisor's log."""
-    with contextlib.suppress(OSError):  # a full disk must not end the supervisor
-        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode("utf-8", "replace"))
-
-
-def say_traceback() -> None:
-    """The exception that is being handled, for the supervisor's log."""
-    import traceback
-
-    say(traceback.format_exc())
 
 
 def _take(folder: AttemptFolder) -> int | None:

@@ -21,13 +21,13 @@ from pulumi_tfjobs.spec.state import Restart
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.local import temporary
 from pulumi_tfjobs.targets.local.deciding import Decision
-from pulumi_tfjobs.targets.local.detach import say_traceback
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
 from pulumi_tfjobs.targets.local.launching import Launch
 from pulumi_tfjobs.targets.local.logs import Log, rest_after
 from pulumi_tfjobs.targets.local.members import Member, split_status
 from pulumi_tfjobs.targets.local.processes import Ties
 from pulumi_tfjobs.targets.local.record import Record
+from pulumi_tfjobs.targets.local.saying import say_traceback
 from pulumi_tfjobs.targets.local.turns import Turns
 
 # How often a group is started anew because other programs sit on its ports.

@@ -11,9 +11,9 @@ from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.local import statefile
-from pulumi_tfjobs.targets.local.detach import say
 from pulumi_tfjobs.targets.local.members import Member
 from pulumi_tfjobs.targets.local.processes import boot_id, start_ticks
+from pulumi_tfjobs.targets.local.saying import say
 
 HEARTBEAT_SECONDS = 5.0
 LAST_WRITE_TRIES = 25
