@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from typing import Any
 
 from benchmarks.launch import BASELINE
 from benchmarks.measure import Aim, Figure, interleaved
@@ -108,16 +109,9 @@ class Project:
         self._program, self._resource = program, resource
         virtualenv = os.path.dirname(sysconfig.get_path("scripts"))
         self._write("src/train.py", script)
-        self._write(
-            "Pulumi.yaml",
-            json.dumps(
-                {
-                    "name": "bench",
-                    "runtime": {"name": "python", "options": {"virtualenv": virtualenv}},
-                    "plugins": {"providers": [{"name": name, "path": plugins}]},
-                }
-            ),
-        )
+        self._about = {"name": "bench", "plugins": {"providers": [{"name": name, "path": plugins}]}}
+        python = {"name": "python", "options": {"virtualenv": virtualenv}}
+        self._write("Pulumi.yaml", json.dumps({**self._about, "runtime": python}))
         self._environment = place.environment(
             PULUMI_BACKEND_URL=f"file://{backend}",
             PULUMI_CONFIG_PASSPHRASE="",
@@ -134,6 +128,10 @@ class Project:
         self._write(
             "__main__.py", self._program.format(count=COUNT, rerun=rerun, baseline=BASELINE, resource=self._resource)
         )
+
+    def write_yaml(self, resources: dict[str, Any]) -> None:
+        """The program in YAML, of which JSON is a part."""
+        self._write("Pulumi.yaml", json.dumps({**self._about, "runtime": "yaml", "resources": resources}))
 
     def new_stack(self) -> None:
         self._stacks += 1

@@ -26,7 +26,8 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 TYPE = "donothing:index:Resource"
 SHAPED = "donothing:index:Shaped"
 WAITING = "donothing:index:Waiting"
-SCHEMA = {"name": "donothing", "version": "0.1.0", "resources": {TYPE: {}, SHAPED: {}, WAITING: {}}}
+_FILE = {"inputProperties": {"file": {"type": "string"}}}
+SCHEMA = {"name": "donothing", "version": "0.1.0", "resources": {TYPE: {}, SHAPED: {}, WAITING: _FILE}}
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 _RUN = "/tmp/tfjobs-bench-abcdefgh/home/stores/default/runs/job-100-0123456789ab"
@@ -47,6 +48,8 @@ OUTPUTS = {
     "tfConfig": {},
     "hostfile": "",
     "worldSize": 1,
+    "restarts": 0,
+    "worldSizes": [],
     "source": {"train.py": "0123456789ab"},
     "__referrer": "urn:pulumi:stack-1::bench::tfjobs:index:TrainingJob::job-100",
 }
@@ -117,13 +120,6 @@ class Shaped(pulumi.CustomResource):
     def __init__(self, name: str, **properties: Any) -> None:
         outputs = {key: None for key in OUTPUTS if key not in {"source", "__referrer"}}
         super().__init__(SHAPED, name, {**properties, **outputs}, pulumi.ResourceOptions(version="0.1.0"))
-
-
-class Waiting(pulumi.CustomResource):
-    """One that is there only once the update is cancelled, and then is not."""
-
-    def __init__(self, name: str, **properties: Any) -> None:
-        super().__init__(WAITING, name, properties, pulumi.ResourceOptions(version="0.1.0"))
 
 
 async def serve() -> None:
