@@ -126,9 +126,9 @@ class Metrics:
         if not isinstance(values, dict):
             return
         self._order += 1
-        step, when = _number(values.get("step")), _number(values.get("time"))
+        step, when = number(values.get("step")), number(values.get("time"))
         for tag, item in values.items():
-            value = _number(item)
+            value = number(item)
             if tag in ("step", "time") or value is None:
                 continue
             known = step is not None and abs(step) <= _MAX_STEP  # false for NaN too
@@ -158,7 +158,8 @@ def _open_file(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """The value as a float; infinite where it is too large for one, None where it is no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

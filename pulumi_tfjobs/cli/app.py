@@ -66,6 +66,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, RunNotFound):
             return NOT_FOUND
         return UNAVAILABLE if isinstance(error, (StoreError, TargetUnavailable)) else BAD
+    except UnicodeEncodeError:
+        say_error("an argument is no valid text. To fix: write run ids and names in letters, digits and dashes")
+        return USAGE
+    except OSError as error:
+        say_error(f"what was asked for could not be written: {error.strerror or error}. To fix: free space there")
+        return BAD
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
         if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "format_message"):
             _say_usage(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import datetime, timezone
 from typing import Any
@@ -109,7 +110,9 @@ def iso(seconds: float | None) -> str | None:
     """``2025-01-31T12:00:00.000Z``."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    with contextlib.suppress(OverflowError, ValueError, OSError):  # a damaged record may hold any number
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None
 
 
 def local_time(seconds: float | None) -> str:

@@ -187,7 +187,8 @@ class _Ensuring:
             await _point("launch")
             await _whole(self.target.launch(plan, self.folder, attempt, environment, self.secrets))
             await _point("launched")
-            await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
+            with contextlib.suppress(StoreError):  # listings are behind then
+                await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
             return attempt, await self.target.state(self.folder, attempt)
 
     def _check_out(self, destination: str) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pulumi_tfjobs import observe
+from pulumi_tfjobs.errors import StoreError
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.store.files import write_json
 from pulumi_tfjobs.store.runs import RunStore
@@ -86,9 +87,9 @@ def newest_metric(folder: RunFolder) -> str:
             continue
         if isinstance(values, dict):
             numbers = {
-                str(tag): float(value)
+                str(tag): number
                 for tag, value in values.items()
-                if tag not in {"step", "time"} and isinstance(value, (int, float)) and not isinstance(value, bool)
+                if tag not in {"step", "time"} and (number := observe.number(value)) is not None
             }
             if numbers:
                 return main_metric(numbers)
@@ -96,15 +97,17 @@ def newest_metric(folder: RunFolder) -> str:
 
 
 def note(store: RunStore, state: RunState, metric: str | None = None) -> None:
-    """Put into the store's index what listings show of the run. Raises StoreError."""
-    store.set_status(
-        state.run_id,
-        state.phase,
-        state.finished_at,
-        started=state.started_at,
-        metric=metric or None,
-        attempt=state.attempt,
-    )
+    """Put into the store's index what listings show of the run. Where it cannot be written (a full disk), listings are
+    behind; the run's own state is the truth."""
+    with contextlib.suppress(StoreError):
+        store.set_status(
+            state.run_id,
+            state.phase,
+            state.finished_at,
+            started=state.started_at,
+            metric=metric or None,
+            attempt=state.attempt,
+        )
 
 
 def _kept(path: str, state: RunState) -> bool:

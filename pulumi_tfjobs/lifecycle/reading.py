@@ -125,6 +125,9 @@ async def delete(
     # The delete that ends an interrupted replacement comes with a later update; the store knows what it belongs to.
     if not inputs.get("deleteArtifacts") or replaced or later:
         return
-    if not await asyncio.to_thread(store.remove, run_id):
-        advice = f"`tfjobs unprotect {run_id}` and `tfjobs gc` remove it"
-        progress(ProgressLine(f"{run_id} stays: it is protected. {advice}", run.status, final=True))
+    if not await asyncio.to_thread(store.remove_unused, run_id, run.attempts):
+        now = await asyncio.to_thread(store.get, run_id)
+        why = "other resources refer to it by now"
+        if now is not None and now.protected:
+            why = f"it is protected. `tfjobs unprotect {run_id}`, then `tfjobs gc --keep 0` remove it"
+        progress(ProgressLine(f"{run_id} stays: {why}", run.status, final=True))

@@ -130,6 +130,7 @@ class TrainingJobs:
         self._operations: set[asyncio.Event] = set()
         self._cancelled = False
         self._replaced: set[tuple[str, str]] = set()
+        self._current: dict[str, str] = {}  # resource -> the run that it was given in this update
 
     # Loaded late: the engine waits for the plugin's port, not for these.
     @property
@@ -161,6 +162,8 @@ class TrainingJobs:
     def begin(self) -> None:
         """An engine starts to use this plugin (again, where it was attached to)."""
         self._cancelled = False
+        self._replaced.clear()
+        self._current.clear()
 
     @contextlib.contextmanager
     def _operation(self) -> Iterator[asyncio.Event]:
@@ -260,6 +263,7 @@ class TrainingJobs:
             outputs = await self._preview(spec, request.urn, properties)
             return provider_pb2.CreateResponse(properties=wire.encode(outputs))
         result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=request.urn)
+        self._current[request.urn] = result.id
         if result.failure:
             raise InitFailed(result.id, encoded, result.failure, request.properties)
         return provider_pb2.CreateResponse(id=result.id, properties=encoded)
@@ -280,6 +284,7 @@ class TrainingJobs:
             outputs = {**(found.outputs if found is not None else old), **properties, **_referrer(old)}
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
         referrer = _referrer(old).get(REFERRER, request.urn)
+        self._current[request.urn] = request.id
         result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=referrer)
         if result.failure:
             raise InitFailed(request.id, encoded, result.failure, request.news)
@@ -347,6 +352,10 @@ class TrainingJobs:
 
     async def delete(self, request: provider_pb2.DeleteRequest) -> None:
         """Give the run up: end it where nobody else refers to it, keep what it made."""
+        if self._current.get(request.urn) == request.id:
+            # What is deleted was replaced by a run that failed, and the program has come back to it since: the state
+            # names the same run twice, and the resource keeps it.
+            return
         inputs = request.old_inputs if request.HasField("old_inputs") else request.properties
         referrer = _referrer(wire.decode(request.properties)).get(REFERRER, request.urn)
         row = self._log.row(request.urn)

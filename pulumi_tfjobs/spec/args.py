@@ -229,8 +229,8 @@ class JobArgs(_Inputs):
     )
     max_log_bytes: LogBytes = Field(
         DEFAULT_LOG_BYTES,
-        description="The most that the log of one replica takes on disk. Of a longer one, head and tail are kept. "
-        "Default 268435456 (256 MiB), at least 65536.",
+        description="The most that the log of one replica takes on disk, each time that it is started. Of a longer "
+        "one, head and tail are kept. Default 268435456 (256 MiB), at least 65536.",
     )
     wait_for: WaitForName = Field(
         "succeeded",

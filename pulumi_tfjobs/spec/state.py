@@ -78,7 +78,8 @@ class RunState(NamedTuple):
     supervisor last wrote the record, ``updated`` a number that grows with each write. ``restarts``: what was started
     again within this attempt, oldest first. ``queue_position``: 1 is next, None where it does not wait.
     ``world_sizes``: ``(time, ranks)`` of an elastic run, at each change. ``boot``: which boot of the machine it was
-    written in, empty where that cannot be told.
+    written in, empty where that cannot be told. ``guardian_pid`` and its start: what ends the run where its supervisor
+    was killed.
     """
 
     run_id: str
@@ -102,6 +103,8 @@ class RunState(NamedTuple):
     queue_position: int | None = None
     world_sizes: tuple[tuple[float, int], ...] = ()
     boot: str = ""
+    guardian_pid: int | None = None
+    guardian_start_ticks: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -121,7 +124,15 @@ class RunState(NamedTuple):
 
 
 def run_state_from_json(data: dict[str, Any]) -> RunState:
-    """The inverse of :meth:`RunState.to_json`; unknown keys (a newer writer) are ignored."""
+    """The inverse of :meth:`RunState.to_json`; unknown keys (a newer writer) are ignored. Raises ValueError where it is
+    no state."""
+    try:
+        return _run_state(data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"no state of a run: {error}") from error
+
+
+def _run_state(data: dict[str, Any]) -> RunState:
     known = {key: value for key, value in data.items() if key in RunState._fields}
     known["replicas"] = tuple(
         ReplicaState(**{key: value for key, value in item.items() if key in ReplicaState._fields})

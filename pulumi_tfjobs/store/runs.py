@@ -191,6 +191,10 @@ class RunStore:
             if last > after:
                 return last
             connection.execute("INSERT INTO attempts VALUES (?, ?, ?)", (run_id, after + 1, time.time()))
+            # What the attempt before ended with says nothing any more.
+            connection.execute(
+                "UPDATE runs SET status = 'pending', started = NULL, finished = NULL WHERE run_id = ?", (run_id,)
+            )
             make_folder(self.folder(run_id).attempt(after + 1).root)
             return after + 1
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
+from pulumi_tfjobs.errors import LaunchFailed
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import Horovod, MultiWorker, ParameterServer
 from pulumi_tfjobs.spec.state import RunState
@@ -26,7 +26,7 @@ from pulumi_tfjobs.targets.folder import RunFolder
 from pulumi_tfjobs.targets.local import statefile, target
 from pulumi_tfjobs.targets.local.ports import Ports
 from tests.conformance.local_place import LocalPlace
-from tests.conformance.place import DEADLINE, closing, plan_of, replica, until, write
+from tests.conformance.place import DEADLINE, closing, plan_of, read, replica, until, write
 from tests.conformance.suite import FOR_EVER, SERVER
 
 # A run is to fail within 10 s of its first failure; that is a promise to users and not a measurement.
@@ -352,13 +352,55 @@ async def test_a_pid_of_another_process_is_left_alone(local_place: LocalPlace) -
     assert bystander.returncode == 1
 
 
-async def test_a_damaged_state_is_not_taken_for_gone(local_place: LocalPlace) -> None:
+@pytest.mark.parametrize("damage", ["", '{"run_id": ', "null", "[]", "{}", '{"replicas": 5}'])
+async def test_a_damaged_state_is_not_taken_for_gone(local_place: LocalPlace, damage: str) -> None:
     folder = await local_place.launch(plan_of(), "pass")
     await local_place.end(folder)
-    write(folder.attempt(1).state, '{"run_id": ')
-    with pytest.raises(TargetUnavailable, match="attempt 1"):
-        await local_place.target.state(folder, 1)
-    local_place.launched.clear()  # it has ended, and can no longer be asked
+    at = folder.attempt(1)
+    await until(lambda: not statefile.is_locked(at.lock), "its guardian has ended")
+    write(at.state, damage)
+    # Nobody supervises it any more: the next attempt can be made.
+    state = await local_place.target.state(folder, 1)
+    assert state is not None
+    assert (state.run_id, state.attempt, state.phase) == (folder.run_id, 1, phases.INTERRUPTED)
+    assert "damaged" in state.reason
+    assert await local_place.target.state(folder, 1) == state
+
+
+async def test_a_second_stop_may_be_less_patient(local_place: LocalPlace) -> None:
+    script = "import signal\nsignal.signal(15, signal.SIG_IGN)\nopen('outputs/here', 'w').close()\nsignal.pause()\n"
+    folder = await local_place.launch(plan_of(stop_grace_seconds=3600.0), script + "while True: signal.pause()\n")
+    await until(lambda: local_place.output(folder, "here") is not None, "the script runs")
+    patient = asyncio.ensure_future(local_place.target.stop(folder, 1))
+    await until(lambda: json.loads(read(folder.attempt(1).state))["phase"] == phases.STOPPING, "it is being stopped")
+    state = await local_place.target.stop(folder, 1, grace_seconds=0)
+    assert state is not None
+    assert state.phase == phases.CANCELLED
+    assert await patient == state
+
+
+async def test_a_stopped_guardian_does_not_keep_a_killed_run_alive(local_place: LocalPlace) -> None:
+    folder = await local_place.launch(plan_of(), FOR_EVER)
+    before = await running(local_place, folder)
+    assert before.guardian_pid is not None
+    assert before.supervisor_pid is not None
+    os.kill(before.guardian_pid, signal.SIGSTOP)
+    os.kill(before.supervisor_pid, signal.SIGKILL)
+    state = await local_place.target.stop(folder, 1)
+    assert state is not None
+    assert state.phase == phases.INTERRUPTED
+    assert not statefile.is_locked(folder.attempt(1).lock)
+
+
+async def test_children_that_print_on_do_not_hold_up_the_end(local_place: LocalPlace) -> None:
+    script = """
+    import subprocess
+    talk = "import os\\nwhile True: os.write(1, b'x' * 65536)"
+    for _ in range(4): subprocess.Popen([sys.executable, "-c", talk], start_new_session=True)
+    sys.exit(3)
+    """
+    state = await local_place.run(plan_of(max_log_bytes=1 << 20), script)
+    assert (state.phase, state.exit_code) == (phases.FAILED, 3)
 
 
 async def test_a_rendezvous_that_does_not_start_fails_the_run(local_place: LocalPlace) -> None:

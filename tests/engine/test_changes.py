@@ -231,6 +231,25 @@ def test_a_replacement_never_removes_what_the_old_run_made(project: Project, bef
     assert (project.run(old) / "outputs" / "model.txt").read_text() == "weights"
 
 
+def test_coming_back_to_a_run_that_a_failed_one_was_to_replace(project: Project) -> None:
+    def program(**params: float) -> None:
+        project.yaml({"one": project.job(scriptParams={f"--{name}": value for name, value in params.items()})})
+
+    program(rate=0.1)
+    project.up()
+    (first,) = project.launched()
+    program(exit=3)
+    project.up(expected=1)  # the engine keeps the first, to be deleted once it is replaced
+    program(rate=0.1)
+    project.up()
+    assert project.state()["one"]["outputs"]["runId"] == first
+    assert project.references(first) == [urn_of("one")]
+    assert project.preview().changed == {}
+    assert project.launched().count(first) == 1
+    project.destroy()
+    assert project.references(first) == []
+
+
 def test_protect_and_retain_on_delete_are_heeded(project: Project) -> None:
     kept = project.job(gated=True, waitFor="running", deleteArtifacts=True, options={"protect": True})
     project.yaml({"one": kept})

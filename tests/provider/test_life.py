@@ -52,6 +52,7 @@ async def test_a_whole_life(plugin: Plugin) -> None:
     assert read.inputs == tagged
     assert wire.decode(read.properties) == wire.decode(updated.properties)
 
+    await plugin.call("Configure", provider_pb2.ConfigureRequest())  # another update
     await plugin.call(
         "Delete",
         provider_pb2.DeleteRequest(id=created.id, urn=URN, properties=updated.properties, old_inputs=tagged),

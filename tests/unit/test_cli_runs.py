@@ -333,3 +333,9 @@ def test_the_version_and_the_help(tfjobs: Commands) -> None:
     for command in ("runs", "show", "logs", "attach", "stop", "gc", "protect", "unprotect", "doctor"):
         assert command in answer.out
         assert tfjobs(command, "--help").code == 0
+
+
+def test_with_its_output_closed_it_ends_without_a_traceback(home: Path) -> None:
+    done = subprocess.run(["sh", "-c", 'exec "$0" runs >&-', PROGRAM], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0

@@ -11,7 +11,9 @@ import pytest
 
 from pulumi_tfjobs import lifecycle
 from pulumi_tfjobs.errors import LaunchFailed, StoreError, TargetUnavailable
+from pulumi_tfjobs.lifecycle.outputs import newest_metric
 from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
 from tests.helpers.fake_target import World
 from tests.helpers.jobs import URN, Job, put, there, tree
@@ -251,3 +253,26 @@ async def test_a_run_that_the_job_came_back_to_is_no_longer_the_replaced_one(job
     await delete(job, first, deleteArtifacts=True)
     assert there(folder_of(job, second).root)
     assert not there(folder_of(job, first).root)
+
+
+async def test_a_run_that_another_comes_to_need_while_it_is_ended_stays(job: Job, world: World) -> None:
+    resource_id = await running(job)
+    run_id = resource_id.rpartition("/")[2]
+
+    def reserved_meanwhile(state: RunState) -> RunState:
+        run, record = job.store.get(run_id), job.store.record(run_id)
+        assert run is not None
+        assert record is not None
+        job.store.reserve(run_id, run.digest, run.job, record, URN + "2")
+        return state._replace(phase=phases.CANCELLED)
+
+    world.on_stop = reserved_meanwhile
+    await delete(job, resource_id, deleteArtifacts=True)
+    assert there(folder_of(job, resource_id).root)
+    assert "other resources refer to it by now" in job.texts[-1]
+
+
+async def test_a_number_too_large_for_a_float_is_a_metric_all_the_same(job: Job, world: World) -> None:
+    resource_id = await running(job)
+    put(folder_of(job, resource_id).metrics, '{"step": 1, "accuracy": ' + "9" * 400 + "}\n")
+    assert newest_metric(folder_of(job, resource_id)) == "accuracy inf"

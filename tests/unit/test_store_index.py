@@ -239,3 +239,15 @@ def test_a_full_disk_loses_nothing_and_can_be_read(store: RunStore) -> None:
     assert store.get(run.run_id) is not None
     assert os.path.isdir(store.folder(run.run_id).outputs)
     assert store.record(run.run_id) is not None
+
+
+def test_a_new_attempt_forgets_how_the_one_before_ended(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path / "store"))
+    store.reserve("mnist-1", "d" * 64, "mnist", {"target": {"kind": "local"}}, "urn:a")
+    store.add_attempt("mnist-1", 0)
+    store.set_status("mnist-1", "failed", 5.0, started=4.0)
+    store.add_attempt("mnist-1", 1)
+    run = store.get("mnist-1")
+    store.close()
+    assert run is not None
+    assert (run.status, run.started, run.finished, run.attempts) == ("pending", None, None, 2)

@@ -35,6 +35,11 @@ class Ending:
             send_group(group, signal.SIGCONT)  # a stopped process acts on nothing else
         self.tell(groups)
 
+    def hurry(self, grace: float) -> None:
+        """Kill what still lives after so many seconds, if that is sooner."""
+        if self.kill_at is not None:
+            self.kill_at = min(self.kill_at, time.monotonic() + grace)
+
     def tell(self, groups: Container[int] = ()) -> None:
         """Tell those that are new since (orphans of what has ended), but for members of ``groups``."""
         for pid in descendants(os.getpid()):

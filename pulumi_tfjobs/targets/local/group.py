@@ -20,7 +20,7 @@ from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import Restart
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.local import temporary
-from pulumi_tfjobs.targets.local.deciding import Decision
+from pulumi_tfjobs.targets.local.deciding import Decision, read_stop
 from pulumi_tfjobs.targets.local.ending import Ending, end_all
 from pulumi_tfjobs.targets.local.launching import Launch
 from pulumi_tfjobs.targets.local.logs import Log, rest_after
@@ -194,11 +194,19 @@ class Supervisor:
 
     def _handle(self, handle: int) -> None:
         if handle == self.wakeup:
-            self.decision.stop_wanted = signal.SIGTERM in os.read(handle, 4096) or self.decision.stop_wanted
+            if signal.SIGTERM in os.read(handle, 4096):
+                self._told_to_stop()
         elif handle in self.logs:
             self._copy(handle)
         elif self.launch.reports is not None:
             self._take_reports()
+
+    def _told_to_stop(self) -> None:
+        self.decision.stop_wanted = True
+        if self.ending.begun:  # by somebody with more patience
+            _, grace = read_stop(self.folder.stop)
+            if grace is not None:
+                self.ending.hurry(grace)
 
     def _take_reports(self) -> None:
         """What those tell that started replicas for us: the ranks of an MPI run, Horovod's elastic driver."""
@@ -249,6 +257,7 @@ class Supervisor:
             self.record.warn(f"processes {unending} could not be ended")
             self.childless = True
         if self.record.heartbeat_at <= now:
+            self._look_for_stop()  # whoever asked may not have known whom to signal yet
             self.record.save()
 
     def _reap(self) -> None:

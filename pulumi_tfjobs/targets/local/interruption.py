@@ -4,6 +4,7 @@ left, and records it. Standard library only."""
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 
@@ -21,15 +22,23 @@ _SWEEP_PAUSE = 0.05
 def record(at: AttemptFolder) -> RunState | None:
     """End what carries the attempt's mark and record the interruption. The caller holds the attempt's lock.
 
-    Returns the state as it is then, None where the attempt never had one. Raises OSError, ValueError where the state
-    cannot be read.
+    Returns the state as it is then, None where the attempt never had one. Raises OSError where it cannot be read.
     """
-    found = statefile.read_state(at.state)
+    damaged = False
+    try:
+        found = statefile.read_state(at.state)
+    except ValueError:
+        damaged = True
+        run_id = os.path.basename(os.path.dirname(os.path.dirname(at.root)))
+        found = RunState(run_id=run_id, attempt=at.number, phase=phases.STARTING)
     if found is None or found.finished:
+        temporary.remove(at)
         return found
     left = _sweep(at)
     temporary.remove(at)
-    if found.boot and found.boot != boot_id():
+    if damaged:
+        reason = f"its state was damaged ({at.state}), and nobody supervises it"
+    elif found.boot and found.boot != boot_id():
         reason = "the machine was restarted (or lost power) while the run was going on"
     else:
         reason = "the process that supervised the run is gone: it was killed, by somebody or when memory ran out"
@@ -54,7 +63,7 @@ def _sweep(at: AttemptFolder) -> list[int]:
     left: list[int] = []
     clean = 0
     for _ in range(_SWEEP_TRIES):
-        left = carriers(MARKER, at.root)
+        left = carriers(MARKER, os.path.realpath(at.root))
         clean = 0 if left else clean + 1
         if clean == 2:  # a process that is just executing its program shows no environment for a moment
             break

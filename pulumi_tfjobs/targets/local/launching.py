@@ -105,7 +105,7 @@ class Launch:
             TFJOBS_METRICS_FILE=run.metrics,
             TFJOBS_ATTEMPT=str(self.folder.number),
         )
-        env[MARKER] = self.folder.root
+        env[MARKER] = os.path.realpath(self.folder.root)
         if private := temporary.make(self.folder):
             env["TMPDIR"] = private
         if self.plan["use_gpu"]:

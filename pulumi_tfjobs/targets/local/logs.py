@@ -111,9 +111,10 @@ class Log:
         return count
 
     def drain(self) -> None:
-        """Copy all that is there."""
-        while self.pump():
-            pass
+        """Copy what is there now. What others go on writing meanwhile is not waited for."""
+        left = PIPE_BYTES
+        while left > 0 and (count := self.pump()):
+            left -= count
 
     def show_held(self) -> None:
         """Write what was held back as the possible beginning of a secret, as far as that gives nothing away."""

@@ -20,7 +20,7 @@ NOT_STARTED = 127  # the exit code that shells give for a program that is not th
 MARKER = "TFJOBS_ATTEMPT_DIR"
 
 _DEFAULT_AGAIN = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ,
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ,
 )  # fmt: skip
 
 

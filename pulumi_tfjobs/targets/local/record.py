@@ -43,6 +43,8 @@ class Record:
             supervisor_pid=os.getpid(),
             supervisor_start_ticks=start_ticks(os.getpid()),
             boot=boot_id(),
+            guardian_pid=os.getppid(),
+            guardian_start_ticks=start_ticks(os.getppid()),
         )
 
     def begin(self) -> None:

@@ -63,6 +63,8 @@ def make_ready(plan: LaunchPlan, folder: RunFolder, at: AttemptFolder) -> None:
     """Write the plan, and make ``outputs`` and ``logs`` of the working directory the run's. Idempotent."""
     for path in (folder.outputs, folder.checkpoints, folder.logs, at.source):
         os.makedirs(path, mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(at.stop)  # of a supervisor that died before its first state
     _link(os.path.join(at.source, "outputs"), folder.outputs)
     _link(os.path.join(at.source, "logs"), folder.logs)
     statefile.write_file(at.plan, json.dumps(plan.to_json(), indent=1, sort_keys=True).encode(), sync=False)
@@ -96,7 +98,11 @@ def start_supervisor(at: AttemptFolder, message: Mapping[str, Any]) -> None:
         output, errors = process.communicate(json.dumps(message).encode(), timeout=_ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        # The supervisor itself holds the other ends, and answers when it likes.
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+        process.wait()
         raise LaunchFailed(
             f"the run's supervisor did not answer within {_ANSWER_SECONDS:g} s (the machine may be overloaded). "
             f"To fix: run `pulumi up` again; its log: {at.supervisor_log}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.local import gpus, interruption, mpi, start, statefile
 from pulumi_tfjobs.targets.local.options import check_options
-from pulumi_tfjobs.targets.local.processes import boot_id, is_same
+from pulumi_tfjobs.targets.local.processes import boot_id, is_same, send
 
 # How often a state file is looked at: quickly while a run starts, calmly later. Its end is an event, not a poll.
 _QUICK_SECONDS = 0.05
@@ -34,6 +35,7 @@ _LONGEST_GRACE_SECONDS = 3600.0  # where the plan's own grace period counts
 # How long the supervisor's own end, and the end of what it leaves, may take once it was killed.
 _CLEARED_SECONDS = 10.0
 _CLEARED_PAUSE = 0.02
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class LocalTarget(Target):
@@ -141,12 +143,15 @@ class LocalTarget(Target):
 
     def _state(self, folder: RunFolder, attempt: int) -> RunState | None:
         at = folder.attempt(attempt)
+        starting = RunState(run_id=folder.run_id, attempt=attempt, phase=phases.STARTING)
         try:
-            found = statefile.read_state(at.state)
+            try:
+                found = statefile.read_state(at.state)
+            except ValueError:
+                # Damaged, as a power cut may leave it. A supervisor that lives writes it anew.
+                return starting if statefile.is_locked(at.lock) else _interrupted(at)
             if found is None:
-                if statefile.is_locked(at.lock):
-                    return RunState(run_id=folder.run_id, attempt=attempt, phase=phases.STARTING)
-                return None
+                return starting if statefile.is_locked(at.lock) else None
             if found.finished or statefile.is_locked(at.lock):
                 return found
             return _interrupted(at)
@@ -186,6 +191,7 @@ class LocalTarget(Target):
                     continue
                 _forget(loop, handle)
                 handle = None
+                ended.clear()
         finally:
             _forget(loop, handle)
 
@@ -197,6 +203,7 @@ class LocalTarget(Target):
         text = "stopped on request\n" + ("" if grace_seconds is None else f"{grace_seconds:g}\n")
         with contextlib.suppress(OSError):  # the signal alone does it too (a full disk); only the reason is lost
             statefile.write_file(at.stop, text.encode(), sync=False)
+        found = await self._known(folder, attempt, found)
         grace = _LONGEST_GRACE_SECONDS if grace_seconds is None else grace_seconds
         margin = _STOP_MARGIN_SECONDS if grace > 0 else min(_STOP_MARGIN_SECONDS, _FORCED_MARGIN_SECONDS)
         if not await _end_supervisor(found, signal.SIGTERM, grace + margin):
@@ -204,16 +211,36 @@ class LocalTarget(Target):
             await _end_supervisor(found, signal.SIGKILL, _STOP_MARGIN_SECONDS)
         return await self._cleared(folder, attempt)
 
+    async def _known(self, folder: RunFolder, attempt: int, found: RunState) -> RunState:
+        """The state once it says who supervises the run: one that is just starting does so in a moment."""
+        until = time.monotonic() + _CLEARED_SECONDS
+        while not found.finished and found.supervisor_pid is None and time.monotonic() < until:
+            await asyncio.sleep(_CLEARED_PAUSE)
+            found = await self.state(folder, attempt) or found
+        return found
+
     async def _cleared(self, folder: RunFolder, attempt: int) -> RunState | None:
         """The state once the guardian of a supervisor that is gone has ended what that left, and itself."""
         lock = folder.attempt(attempt).lock
         until = time.monotonic() + _CLEARED_SECONDS
         while True:
             found = await self.state(folder, attempt)
-            over = found is None or (found.finished and not statefile.is_locked(lock))
-            if over or time.monotonic() >= until:
+            if found is None or (found.finished and not statefile.is_locked(lock)):
                 return found
+            _wake(found, signal.SIGCONT)  # a stopped guardian ends nothing
+            if time.monotonic() >= until:
+                if not _wake(found, signal.SIGKILL):
+                    return found
+                until = time.monotonic() + _CLEARED_SECONDS
             await asyncio.sleep(_CLEARED_PAUSE)
+
+
+def _wake(state: RunState, number: int) -> bool:
+    """Signal that very guardian; whether it was there."""
+    if state.boot and state.boot != boot_id():
+        return False
+    pid, ticks = state.guardian_pid, state.guardian_start_ticks
+    return pid is not None and is_same(pid, ticks) and send(pid, number)
 
 
 def _was_started(at: AttemptFolder) -> bool:
@@ -222,7 +249,14 @@ def _was_started(at: AttemptFolder) -> bool:
 
 def _interrupted(at: AttemptFolder) -> RunState | None:
     """The supervisor is gone without having recorded an end: that is recorded now, unless somebody else is at it."""
-    lock = statefile.take_lock(at.lock)
+    try:
+        lock = statefile.take_lock(at.lock)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        found = statefile.read_state(at.state)
+        reason = "its supervisor is gone; the store is read-only, so that is not recorded"
+        return found and found._replace(phase=phases.INTERRUPTED, reason=reason)
     if lock is None:
         return statefile.read_state(at.state)
     try:

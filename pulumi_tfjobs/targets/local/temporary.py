@@ -15,6 +15,7 @@ from pulumi_tfjobs.targets.folder import AttemptFolder
 
 def make(at: AttemptFolder) -> str | None:
     """The folder (mode 0700); None where there cannot be one, and replicas use the common one."""
+    remove(at)  # of a supervisor that died before its first state
     top = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 (a folder of its own is made there)
     path = os.path.join(os.path.abspath(top), f"tfjobs-{os.getpid()}-{time.time_ns():x}")
     try:
