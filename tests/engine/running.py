@@ -22,11 +22,10 @@ JOB = "tfjobs:index:TrainingJob"
 COMPONENT = "tfjobs:index:TensorFlow"
 STACK = "dev"
 PLUGIN = "pulumi-resource-tfjobs"
-_FAREWELL = re.compile(
-    r'Traceback \(most recent call last\):\s+File "[^\n]*pulumi-language-python-exec"'
-    r"(?:(?!Traceback).)*?KeyboardInterrupt",
-    re.DOTALL,
-)
+# A traceback, as far as it was printed before the engine was gone too.
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):(?:(?!Traceback).)*?(?:KeyboardInterrupt|\Z)", re.DOTALL)
+_FRAME = re.compile(r'File "([^"\n]*)"')
+_WAITING = ("pulumi-language-python-exec", "/asyncio/base_events.py", "/asyncio/runners.py", "/selectors.py")
 
 
 def urn_of(name: str) -> str:
@@ -160,7 +159,12 @@ class Running:
 def without_farewell(text: str) -> str:
     """The text less what the Python language host's own program prints when the engine interrupts it: an engine that
     has refused a resource does so, sooner or later than the program ends by itself."""
-    return _FAREWELL.sub("", text)
+
+    def kept(found: re.Match[str]) -> str:
+        files = _FRAME.findall(found[0])
+        return "" if files and all(file.endswith(_WAITING) for file in files) else found[0]
+
+    return _TRACEBACK.sub(kept, text)
 
 
 def mentions(process: psutil.Process, *, environment: bool = True) -> str:
