@@ -34,6 +34,19 @@ def is_same(pid: int | None, ticks: int | None) -> bool:
     return pid is not None and ticks is not None and start_ticks(pid) == ticks
 
 
+def open_process(pid: int, ticks: int | None) -> int | None:
+    """A handle (pidfd) on that very process, None where it has ended. The start time is checked once the handle is
+    there, so the pid cannot have been given to another process in between."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if is_same(pid, ticks):
+        return handle
+    os.close(handle)
+    return None
+
+
 def _stat(pid: int) -> list[str] | None:
     """Fields of /proc/<pid>/stat from the state (field 3) on. The name before them may hold spaces and brackets."""
     try:

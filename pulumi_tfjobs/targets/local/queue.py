@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from pulumi_tfjobs.targets.folder import RunFolder
 from pulumi_tfjobs.targets.local import scheduling, statefile
-from pulumi_tfjobs.targets.local.processes import is_same
+from pulumi_tfjobs.targets.local.processes import is_same, open_process
 from pulumi_tfjobs.targets.local.scheduling import Ticket
 
 BELL = signal.SIGCHLD
@@ -144,7 +144,7 @@ def open_handles(processes: Iterable[tuple[int, int]]) -> list[int] | None:
     """A handle for each (pid, start ticks) that becomes readable when it ends; None where one cannot be watched."""
     handles: list[int] = []
     for pid, ticks in processes:
-        handle = _open(pid, ticks)
+        handle = open_process(pid, ticks)
         if handle is None:
             for opened in handles:
                 os.close(opened)
@@ -216,20 +216,8 @@ def _watch(ticket: Ticket) -> tuple[int, int]:
     return ticket.guardian, ticket.guardian_ticks
 
 
-def _open(pid: int, ticks: int) -> int | None:
-    """A handle on that very process: the start time is checked once the handle is there."""
-    try:
-        handle = os.pidfd_open(pid)
-    except OSError:
-        return None
-    if is_same(pid, ticks):
-        return handle
-    os.close(handle)
-    return None
-
-
 def _signal(ticket: Ticket) -> None:
-    handle = _open(ticket.pid, ticket.start_ticks)
+    handle = open_process(ticket.pid, ticket.start_ticks)
     if handle is None:
         return
     with contextlib.suppress(OSError):

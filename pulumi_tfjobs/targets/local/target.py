@@ -22,7 +22,7 @@ from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.local import gpus, interruption, mpi, start, statefile
 from pulumi_tfjobs.targets.local.options import check_options
-from pulumi_tfjobs.targets.local.processes import boot_id, is_same, send
+from pulumi_tfjobs.targets.local.processes import boot_id, is_same, open_process, send
 
 # How often a state file is looked at: quickly while a run starts, calmly later. Its end is an event, not a poll.
 _QUICK_SECONDS = 0.05
@@ -287,18 +287,10 @@ async def _end_supervisor(state: RunState, number: int, timeout: float) -> bool:
 
 
 def _open_process(state: RunState) -> int | None:
-    """A handle on the supervisor, None where it has ended. The start time is checked after the handle is there, so the
-    pid cannot have been given to another process in between."""
+    """A handle on the supervisor, None where it has ended."""
     if state.supervisor_pid is None or (state.boot and state.boot != boot_id()):
         return None
-    try:
-        handle = os.pidfd_open(state.supervisor_pid)
-    except OSError:
-        return None
-    if is_same(state.supervisor_pid, state.supervisor_start_ticks):
-        return handle
-    os.close(handle)
-    return None
+    return open_process(state.supervisor_pid, state.supervisor_start_ticks)
 
 
 def _forget(loop: asyncio.AbstractEventLoop, handle: int | None) -> None:
