@@ -7,5 +7,19 @@ from __future__ import annotations
 
 from pulumi_tfjobs.plan.build import build_plan, preview_summary
 from pulumi_tfjobs.plan.changes import Change, diff
+from pulumi_tfjobs.plan.deciding import Decision, Known, decide, fate, unfinished
+from pulumi_tfjobs.plan.record import JobPlan, JobResult
 
-__all__ = ["Change", "build_plan", "diff", "preview_summary"]
+__all__ = [
+    "Change",
+    "Decision",
+    "JobPlan",
+    "JobResult",
+    "Known",
+    "build_plan",
+    "decide",
+    "diff",
+    "fate",
+    "preview_summary",
+    "unfinished",
+]

@@ -31,6 +31,7 @@ METADATA = (
     "waitFor",
     "onCancel",
     "deleteArtifacts",
+    "reuse",
 )
 """Properties that never train again (with tags, a target's own options, and where inputs and sources lie)."""
 
@@ -45,12 +46,15 @@ class Change(NamedTuple):
 
     ``path`` is a Pulumi property path, ``digest`` where the content differs and no property does. ``klass``:
     ``metadata`` (updated in place) or ``retrain`` (replaced). ``reason`` says what it means and never holds a value.
+    ``before`` and ``after`` are the values as people read them; empty where there is none or it is not to be shown.
     """
 
     path: str
     kind: ChangeKind
     klass: ChangeClass
     reason: str
+    before: str = ""
+    after: str = ""
 
 
 def diff(

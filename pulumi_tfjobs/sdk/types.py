@@ -161,6 +161,9 @@ class JobArgs(TypedDict, total=False):
         delete_artifacts: Whether deleting the resource also deletes record, outputs, checkpoints and logs.
         success_policy: ``"default"`` (chief, else worker 0) or ``"all_workers"``.
         rerun: Change this token to train again with nothing else changed.
+        resume_from: Id of a run whose checkpoints a new run starts with.
+        reuse: Take the results of a finished run of the same content (default True); False trains one of its own.
+        source_digest: ``"content"`` (default) or ``"code"``: comments and white space in Python files train nothing.
         tags: Free labels.
         name: The job's name; run ids begin with it. Default: the resource's name.
     """
@@ -198,5 +201,8 @@ class JobArgs(TypedDict, total=False):
     delete_artifacts: pulumi.Input[bool] | None
     success_policy: pulumi.Input[Literal["default", "all_workers"]] | None
     rerun: pulumi.Input[str] | None
+    resume_from: pulumi.Input[str] | None
+    reuse: pulumi.Input[bool] | None
+    source_digest: pulumi.Input[Literal["content", "code"]] | None
     tags: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None
     name: pulumi.Input[str] | None

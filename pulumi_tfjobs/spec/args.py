@@ -42,6 +42,7 @@ ControllerName = Annotated[Literal["gloo", "mpi"], choice("gloo", "mpi")]
 WaitForName = Annotated[Literal["submitted", "running", "succeeded"], choice("submitted", "running", "succeeded")]
 DEFAULT_LOG_BYTES = 256 * 1024 * 1024
 OnCancelName = Annotated[Literal["detach", "stop"], choice("detach", "stop")]
+SourceDigestName = Annotated[Literal["content", "code"], choice("content", "code")]
 PolicyName = Annotated[Literal["default", "all_workers"], choice("default", "all_workers")]
 
 
@@ -252,6 +253,21 @@ class JobArgs(_Inputs):
     )
     rerun: Text = Field(
         "", description="Any text; changing it trains again though nothing else changed. Default empty."
+    )
+    resume_from: Text = Field(
+        "",
+        description="Id of a run in the same store: a new run starts with a copy of its checkpoints (to go on with a "
+        "longer schedule, say). Default: none.",
+    )
+    reuse: Flag = Field(
+        default=True,
+        description="Take the results of a run of the same content that finished before, whoever made it. With false "
+        "this job trains a run of its own. Default true.",
+    )
+    source_digest: SourceDigestName = Field(
+        "content",
+        description='What counts of Python files: "content" (default), or "code": their tokens, so that comments and '
+        "white space train nothing again.",
     )
     tags: TextMap = Field(default_factory=dict, description="Texts of your own kept with the run. Never train again.")
 

@@ -80,13 +80,20 @@ class SourceFile:
     """One file of a source directory.
 
     ``path`` is relative with forward slashes, ``mode`` is ``x`` (executable), ``l`` (link; ``digest`` is of its target
-    text) or empty; ``digest`` is SHA-256 hex of the content; ``size`` bytes.
+    text) or empty; ``digest`` is SHA-256 hex of the content; ``size`` bytes. ``code``: digest of a Python file's tokens
+    where those are what counts (``sourceDigest: code``), else empty.
     """
 
     path: str
     digest: str
     size: int
     mode: str = ""
+    code: str = ""
+
+    @property
+    def counts(self) -> str:
+        """The digest of what counts for the result."""
+        return self.code or self.digest
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,11 @@ class SourceManifest:
     @property
     def digest(self) -> str:
         return canonical_digest([[f.path, f.mode, f.digest] for f in self.files])
+
+    @property
+    def identity(self) -> str:
+        """The digest of what counts for the result: the content's, or with ``sourceDigest: code`` that of the code."""
+        return canonical_digest([[f.path, f.mode, f.counts] for f in self.files])
 
     @property
     def size(self) -> int:
@@ -150,6 +162,8 @@ class JobSpec:
     ``secret_variables`` names the environment variables whose values are secrets. ``unknown`` holds the property
     paths whose values are not known yet (preview); a spec with unknowns has no digest and cannot be launched.
     ``nodes`` is over how many (simulated) nodes the replicas are spread; Horovod has its own number.
+    ``resume_from``: id of the run whose checkpoints it starts from. ``generation``: with ``reuse`` off, how many runs
+    of the same content others had before. ``warnings``: what is likely wrong, for people.
     """
 
     name: str
@@ -166,7 +180,10 @@ class JobSpec:
     use_gpu: bool = False
     success_policy: Literal["default", "all_workers"] = "default"
     rerun: str = ""
+    resume_from: str = ""
+    generation: int = 0
     # Metadata: never part of the identity.
+    reuse: bool = True
     max_run_duration_seconds: float | None = None
     stop_grace_seconds: float = 10.0
     retries: int = 0
@@ -181,12 +198,13 @@ class JobSpec:
     tags: dict[str, str] = field(default_factory=dict)
     nodes: int = 1
     unknown: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change the result, as canonical JSON data."""
         return {
             "v": DIGEST_VERSION,
-            "source": self.source.digest,
+            "source": self.source.identity,
             "entryScript": self.entry_script,
             "scriptParams": [[flag, list(values)] for flag, values in self.script_params],
             "arguments": list(self.arguments),
@@ -203,6 +221,9 @@ class JobSpec:
             "useGpu": self.use_gpu,
             "successPolicy": self.success_policy,
             "rerun": self.rerun,
+            # A run's name may change, the digits at its end do not.
+            **({"resumeFrom": self.resume_from.rpartition("-")[2]} if self.resume_from else {}),
+            **({"generation": self.generation} if self.generation else {}),
         }
 
     @property

@@ -148,6 +148,8 @@ def build_spec(
         use_gpu=args.use_gpu,
         success_policy=args.success_policy,
         rerun=args.rerun,
+        resume_from=args.resume_from,
+        reuse=args.reuse,
         max_run_duration_seconds=args.max_run_duration_seconds,
         stop_grace_seconds=args.stop_grace_seconds,
         retries=args.retries,
