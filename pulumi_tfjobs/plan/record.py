@@ -110,10 +110,10 @@ class JobPlan(_Record):
     """Everything that is said of one job.
 
     ``name`` is the resource's, ``job`` the job's. ``launches``: whether replicas will be started, None where that is
-    not known. ``row`` is the one line of it all. ``tf_config``: replica → its TF_CONFIG (JSON text). ``notes``: what the
-    target has to say (slots that are free, what could not be checked); ``warnings``: what is likely wrong. ``unknown``:
-    paths of inputs that are not known yet. ``replaces`` is the run that the resource has now, ``reuses`` the one whose
-    results it takes.
+    not known. ``row`` is the one line of it all. ``tf_config``: replica → its TF_CONFIG (JSON text). ``notes``: what
+    the target has to say (slots that are free, what could not be checked); ``warnings``: what is likely wrong.
+    ``unknown``: paths of inputs that are not known yet. ``replaces`` is the run that the resource has now, ``reuses``
+    the one whose results it takes.
     """
 
     kind: Literal["plan"] = "plan"

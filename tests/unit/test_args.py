@@ -212,6 +212,9 @@ def test_the_defaults_are_those_of_the_reference() -> None:
         "deleteArtifacts": False,
         "successPolicy": "default",
         "rerun": "",
+        "resumeFrom": "",
+        "reuse": True,
+        "sourceDigest": "content",
         "tags": {},
     }
 
