@@ -1,4 +1,4 @@
-"""From inputs to a spec, and what a preview can say of it. Nothing here changes anything."""
+"""From inputs to a spec. Nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
-from pulumi_tfjobs.lifecycle.common import PreviewInfo, open_store, open_target
-from pulumi_tfjobs.plan import build_plan, preview_summary
 from pulumi_tfjobs.spec import paths
-from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.args import parse_args
-from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceManifest, TargetRef, canonical_digest
+from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceFile, SourceManifest, TargetRef, canonical_digest
 from pulumi_tfjobs.spec.suggest import nearest
 from pulumi_tfjobs.spec.validate import build_spec
 from pulumi_tfjobs.store.source import digest_of, scan
@@ -42,7 +39,8 @@ def check(
     # `source` as an earlier check computed it; anything else of that name is the user's, who means sourceDirectory.
     plain = {key: value for key, value in inputs.items() if key != SOURCE_PROPERTY or not isinstance(value, Mapping)}
     args, problems = parse_args(plain, unknown, secret=secret)
-    source = _scan_source(plain.get("sourceDirectory"), directory, problems)
+    code = args is not None and args.source_digest == "code"
+    source = _scan_source(plain.get("sourceDirectory"), directory, problems, code=code)
     data = _digest_inputs(plain.get("inputs"), directory, problems)
     target, target_problems = _check_target(plain.get("computeTarget"), unknown)
     problems.extend(target_problems)
@@ -66,7 +64,7 @@ def check(
     return spec
 
 
-def _scan_source(path: Any, directory: str, problems: list[InputProblem]) -> SourceManifest | None:
+def _scan_source(path: Any, directory: str, problems: list[InputProblem], *, code: bool) -> SourceManifest | None:
     if not isinstance(path, str):
         return None  # missing, or said by parse_args
     if not path:
@@ -75,7 +73,7 @@ def _scan_source(path: Any, directory: str, problems: list[InputProblem]) -> Sou
         )
         return None
     try:
-        return scan(_resolve(path, directory))
+        return scan(_resolve(path, directory), **({"code": True} if code else {}))
     except InvalidInputs as error:
         problems.extend(error.problems)
         return None
@@ -142,34 +140,17 @@ def source_property(spec: JobSpec) -> dict[str, str]:
     """
     files = spec.source.files
     if len(files) <= LISTED_FILES:
-        return {f.path: f.digest[:12] + (f" {f.mode}" if f.mode else "") for f in files}
+        return {f.path: _short(f) for f in files}
     top = [f for f in files if "/" not in f.path]
     groups: dict[str, list[list[str]]] = {}
     for f in files:
         folder, _, inside = f.path.partition("/")
         name = f"{folder}/" if inside else "./" if len(top) > LISTED_FILES else ""
         if name:
-            groups.setdefault(name, []).append([f.path, f.mode, f.digest])
-    listed = {} if "./" in groups else {f.path: f.digest[:12] + (f" {f.mode}" if f.mode else "") for f in top}
+            groups.setdefault(name, []).append([f.path, f.mode, f.counts])
+    listed = {} if "./" in groups else {f.path: _short(f) for f in top}
     return listed | {name: canonical_digest(entries)[:12] for name, entries in groups.items()}
 
 
-def preview(spec: JobSpec) -> PreviewInfo:
-    """What `pulumi up` would start, and what the store already knows of it. Changes nothing."""
-    if spec.unknown:
-        unknown = ", ".join(sorted(spec.unknown))
-        return PreviewInfo(None, None, f"the run cannot be named before {unknown} is known", None)
-    digest = spec.digest
-    summary = f"{spec.run_id}: {preview_summary(build_plan(spec))}"
-    store = open_store(open_target(spec.target).namespace)
-    run = store.by_digest(digest)
-    if run is None or not os.path.isdir(store.folder(run.run_id).root):  # never run, or its folder was deleted
-        return PreviewInfo(spec.run_id, digest, summary, None)
-    known = {
-        phases.SUCCEEDED: f"reuses the finished run {run.run_id}",
-        phases.FAILED: f"makes a new attempt of {run.run_id}, which failed",
-        phases.CANCELLED: f"makes a new attempt of {run.run_id}, which was stopped",
-        phases.TIMED_OUT: f"makes a new attempt of {run.run_id}, which ran out of time",
-        phases.INTERRUPTED: f"makes a new attempt of {run.run_id}, which was interrupted",
-    }.get(run.status, f"goes on with the run {run.run_id} ({run.status})")
-    return PreviewInfo(run.run_id, digest, summary, known)
+def _short(file: SourceFile) -> str:
+    return file.counts[:12] + (f" {file.mode}" if file.mode else "")

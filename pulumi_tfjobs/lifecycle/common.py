@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pulumi_tfjobs.plan.record import Action
 from pulumi_tfjobs.spec.model import TargetRef
 from pulumi_tfjobs.store.home import store_root
 from pulumi_tfjobs.store.runs import RunStore
@@ -20,28 +21,19 @@ class ProgressLine(NamedTuple):
     final: bool = False
 
 
-class PreviewInfo(NamedTuple):
-    """What a preview can say without changing anything.
-
-    ``run_id`` and ``digest`` are None while inputs are unknown. ``known`` says what the store already has of this run.
-    """
-
-    run_id: str | None
-    digest: str | None
-    summary: str
-    known: str | None
-
-
 class RunResult(NamedTuple):
     """What :func:`ensure` ends with. ``failure`` is empty where the run is as asked; else each entry is a reason.
 
-    ``tails`` are text blocks for the diagnostics, one a failed replica.
+    ``tails`` are text blocks for the diagnostics, one a failed replica. ``action``: what was done for it (launched,
+    reused, waited). ``generation``: that of the run (:class:`~pulumi_tfjobs.spec.model.JobSpec`).
     """
 
     id: str
     outputs: dict[str, Any]
     failure: list[str]
     tails: list[tuple[str, str]]
+    action: Action = "waited"
+    generation: int = 0
 
 
 class ReadResult(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
@@ -14,7 +15,9 @@ from pulumi_tfjobs import faultpoints, observe
 from pulumi_tfjobs.errors import RunNotFound, StoreError, TfJobsError
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
 from pulumi_tfjobs.lifecycle.outputs import main_metric, note, outputs_of
-from pulumi_tfjobs.plan import build_plan
+from pulumi_tfjobs.lifecycle.planning import check_resume, own_run
+from pulumi_tfjobs.plan import Known, build_plan, fate
+from pulumi_tfjobs.plan.record import Action
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import JobSpec
 from pulumi_tfjobs.spec.state import RunState
@@ -36,6 +39,7 @@ async def ensure(
     timeout: float | None,
     cancelled: asyncio.Event,
     progress: ProgressCallback,
+    new: bool = True,
 ) -> RunResult:
     """Make the run exist and wait for it as asked.
 
@@ -43,10 +47,14 @@ async def ensure(
     the record (no secret values among them); ``secrets`` are environment variables. After ``timeout`` seconds, or once
     ``cancelled`` is set, waiting ends: the run goes on (or is stopped, with ``on_cancel="stop"``), and ``failure``
     says so. Raises StoreError where the run cannot be reserved; any later trouble is in ``failure``.
+
+    ``new``: whether the resource has no run yet, or is to get another one. With ``reuse`` off that is one which no
+    other resource has.
     """
     ensuring = _Ensuring(spec, secrets, progress)
     await _point("reserve")
-    await ensuring.reserve(inputs, urn)
+    progress(ProgressLine("reserving the run", phases.PENDING))
+    await asyncio.to_thread(ensuring.reserve, inputs, urn, new=new)
     await _point("reserved")
     waiting = asyncio.ensure_future(ensuring.start_and_wait())
     stopper = asyncio.ensure_future(cancelled.wait())
@@ -113,19 +121,30 @@ class _Ensuring:
         self.target = open_target(spec.target)
         self.store = open_store(self.target.namespace)
         self.folder = self.store.folder(spec.run_id)
+        self.action: Action = "waited"
 
-    async def reserve(self, inputs: Mapping[str, Any], urn: str) -> None:
-        """Step 1: after this, whoever looks for the digest finds this run."""
-        spec = self.spec
-        self.progress(ProgressLine("reserving the run", phases.PENDING))
+    def reserve(self, inputs: Mapping[str, Any], urn: str, *, new: bool) -> None:
+        """Step 1: after this, whoever looks for the digest finds this run. For a thread."""
         record = {
             "inputs": dict(inputs),
-            "target": {"kind": spec.target.kind, **spec.target.options},
-            "worldSize": build_plan(spec).world_size,
-            "source": spec.source.digest,
+            "target": {"kind": self.spec.target.kind, **self.spec.target.options},
+            "worldSize": build_plan(self.spec).world_size,
+            "source": self.spec.source.digest,
         }
-        run = await asyncio.to_thread(self.store.reserve, spec.run_id, spec.digest, spec.name, record, urn)
+        run = None
+        while run is None:
+            spec = own_run(self.spec, self.store, urn) if new else self.spec
+            if spec.resume_from and fate(self._there(spec)) == "launch":
+                check_resume(spec, self.store)
+            alone = new and not spec.reuse
+            # None: somebody else has reserved the same a moment ago.
+            run = self.store.reserve(spec.run_id, spec.digest, spec.name, record, urn, alone=alone)
+        self.spec = spec
         self.folder = self.store.folder(run.run_id)  # of an earlier name, where another job had this content
+
+    def _there(self, spec: JobSpec) -> Known | None:
+        run = self.store.by_digest(spec.digest)
+        return None if run is None else Known(run.run_id, run.status, run.attempts)
 
     @property
     def resource_id(self) -> str:
@@ -169,7 +188,9 @@ class _Ensuring:
                 )
             attempt = run.attempts
             state = await self.target.state(self.folder, attempt) if attempt else None
-            if state is not None and (not state.finished or state.phase == phases.SUCCEEDED):
+            becomes = fate(None if state is None else Known(self.folder.run_id, state.phase, attempt))
+            if becomes in {"reuse", "attach"}:
+                self.action = "reused" if becomes == "reuse" else "waited"
                 return attempt, state
             if attempt == 0 or state is not None:
                 attempt = await asyncio.to_thread(self.store.add_attempt, self.folder.run_id, attempt)
@@ -178,6 +199,9 @@ class _Ensuring:
             environment = await self.target.prepare(self.spec.environment, report)
             report("copying the source")
             await _point("prepared")
+            if self.spec.resume_from:
+                report(f"copying the checkpoints of {self.spec.resume_from}")
+                await _whole(asyncio.to_thread(self._take_checkpoints))
             plan = build_plan(self.spec, self.folder.run_id)
             files = self.folder.attempt(attempt)
             await _whole(asyncio.to_thread(self._check_out, files.source))
@@ -186,10 +210,21 @@ class _Ensuring:
             report("launching")
             await _point("launch")
             await _whole(self.target.launch(plan, self.folder, attempt, environment, self.secrets))
+            self.action = "launched"
             await _point("launched")
             with contextlib.suppress(StoreError):  # listings are behind then
                 await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
             return attempt, await self.target.state(self.folder, attempt)
+
+    def _take_checkpoints(self) -> None:
+        """Let the run begin with a copy of another one's checkpoints. What an attempt has kept is left as it is."""
+        if os.listdir(self.folder.checkpoints):
+            return
+        origin = self.store.folder(self.spec.resume_from).checkpoints
+        partial = os.path.join(self.folder.root, ".resuming")
+        shutil.rmtree(partial, ignore_errors=True)  # of a copy that was cut off
+        shutil.copytree(origin, partial, symlinks=True)
+        os.rename(partial, self.folder.checkpoints)
 
     def _check_out(self, destination: str) -> None:
         check_out(self.spec.source, snapshot(self.spec.source, self.store.sources), destination)
@@ -237,7 +272,7 @@ class _Ensuring:
                 f"{why}; {run_id} goes on in the background. To follow it: `tfjobs logs -f {run_id}`. To wait for it "
                 f"again: `pulumi up` or `tfjobs attach {run_id}`. To stop it: `tfjobs stop {run_id}`"
             )
-        return RunResult(self.resource_id, await self._outputs(state, final=state.finished), [reason], [])
+        return self._result(await self._outputs(state, final=state.finished), [reason])
 
     async def _now(self) -> tuple[RunState, bool]:
         """The last attempt's state, and whether it was launched at all."""
@@ -267,24 +302,24 @@ class _Ensuring:
             launched = False
         if not launched:
             state = state._replace(reason=why)
-        return RunResult(self.resource_id, await self._outputs(state, final=False), [why], [])
+        return self._result(await self._outputs(state, final=False), [why])
 
     async def result(self, state: RunState) -> RunResult:
         """Step 5: outputs, and why it is not as asked where it is not."""
         outputs = await self._outputs(state, final=state.finished)
         if not state.finished or state.phase == phases.SUCCEEDED:
             self.progress(ProgressLine(_final_line(state, outputs), state.phase, final=True))
-            return RunResult(self.resource_id, outputs, [], [])
+            return self._result(outputs, [])
         reason = f"{self.folder.run_id} {_ENDED.get(state.phase, state.phase)}: {observe.failure_reason(state)}"
         self.progress(ProgressLine(reason, state.phase, final=True))
         logs = os.path.dirname(state.replicas[0].log) if state.replicas else self.folder.root
         advice = "`pulumi up` makes a new attempt; a job that you change is a new run"
-        return RunResult(
-            self.resource_id,
-            outputs,
-            [f"{reason}. Logs: {logs}. What next: {advice}"],
-            observe.failure_tails(state),
-        )
+        return self._result(outputs, [f"{reason}. Logs: {logs}. What next: {advice}"], observe.failure_tails(state))
+
+    def _result(
+        self, outputs: dict[str, Any], failure: list[str], tails: list[tuple[str, str]] | None = None
+    ) -> RunResult:
+        return RunResult(self.resource_id, outputs, failure, tails or [], self.action, self.spec.generation)
 
     async def _outputs(self, state: RunState, *, final: bool) -> dict[str, Any]:
         outputs = await asyncio.to_thread(

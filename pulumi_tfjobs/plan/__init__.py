@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pulumi_tfjobs.plan.build import build_plan, preview_summary
 from pulumi_tfjobs.plan.changes import Change, diff
-from pulumi_tfjobs.plan.deciding import Decision, Known, decide, fate, unfinished
+from pulumi_tfjobs.plan.deciding import Decision, Fate, Known, decide, fate, settled, unfinished
 from pulumi_tfjobs.plan.record import JobPlan, JobResult
 
 __all__ = [
     "Change",
     "Decision",
+    "Fate",
     "JobPlan",
     "JobResult",
     "Known",
@@ -21,5 +22,6 @@ __all__ = [
     "diff",
     "fate",
     "preview_summary",
+    "settled",
     "unfinished",
 ]

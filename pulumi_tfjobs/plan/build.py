@@ -72,8 +72,8 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
     )
 
 
-def preview_summary(plan: LaunchPlan) -> str:
-    """The plan in a line: ``2 workers (Horovod, Gloo), 2 slots, tensorflow-cpu 2.15.1``."""
+def preview_summary(plan: LaunchPlan, *, software: bool = True) -> str:
+    """The plan in a line: ``2 workers (Horovod, Gloo), 2 slots, tensorflow-cpu 2.15.1``, the last part if asked for."""
     counts: dict[str, int] = {}
     for replica in plan.replicas:
         counts[replica.type] = counts.get(replica.type, 0) + 1
@@ -87,7 +87,7 @@ def preview_summary(plan: LaunchPlan) -> str:
     elif len(plan.replicas) == 1:
         members = "1 process"
     slots = _count(plan.slots, "GPU" if plan.use_gpu else "slot")
-    return ", ".join(part for part in (members, slots, plan.software) if part)
+    return ", ".join(part for part in (members, slots, plan.software if software else "") if part)
 
 
 def _count(number: int, name: str) -> str:

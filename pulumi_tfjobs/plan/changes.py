@@ -38,6 +38,8 @@ METADATA = (
 # Where runs are kept. A resource's id names it, and an update cannot give a resource another id.
 _PLACE = {"kind": "local", "store": "default", "namespace": "default"}
 _MAPS_OF_METADATA = ("tags",)
+HIDDEN = "[secret]"
+_LONGEST = 80
 _SOFTWARE = ("frameworkVersion", "pythonVersion", "userManaged", "interpreterPath", "useGpu")
 
 
@@ -64,6 +66,7 @@ def diff(
     old_digest: str,
     new_digest: str | None,
     unknown: frozenset[str] = frozenset(),
+    secret: frozenset[str] = frozenset(),
 ) -> list[Change]:
     """Every change, sorted by path; empty where nothing that matters differs.
 
@@ -74,6 +77,7 @@ def diff(
         new_digest: The new one, None where unknown values hide it. Equal digests mean the same run: only metadata is
             reported then, however differently the rest is written.
         unknown: Paths of new values that are not known yet. Each that could change the result is reported as such.
+        secret: Paths of values, old or new, that are not shown.
     """
     old, new = _Side(old_inputs, frozenset()), _Side(new_inputs, unknown)
     found = [*_metadata(old, new), *_place(old, new), *_unknown(old, unknown)]
@@ -84,7 +88,11 @@ def diff(
             found.append(_hidden(new))
     else:
         found += _secrets(old, new)
-    return _by_path(found)
+    return [_hide(change) if paths.touches(change.path, secret) else change for change in _by_path(found)]
+
+
+def _hide(change: Change) -> Change:
+    return change._replace(before=change.before and HIDDEN, after=change.after and HIDDEN)
 
 
 def _secrets(old: _Side, new: _Side) -> Iterator[Change]:
@@ -93,7 +101,9 @@ def _secrets(old: _Side, new: _Side) -> Iterator[Change]:
     for name in _keys(before, after):
         if before.get(name) != after.get(name):
             path = paths.join("environmentVariables", name)
-            yield Change(path, _kind(name in before, name in after), "metadata", "a secret's value is not the result's")
+            kind = _kind(name in before, name in after)
+            shown = (HIDDEN if name in before else "", HIDDEN if name in after else "")
+            yield Change(path, kind, "metadata", "a secret's value is not the result's", *shown)
 
 
 class _Side:
@@ -151,7 +161,7 @@ def _keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
     for key in METADATA:
         if old.value(key) != new.value(key) and not paths.touches(key, new.unknown):
-            yield Change(key, _kind(old.has(key), new.has(key)), "metadata", "does not change the result")
+            yield _property(old, new, key, "metadata", "does not change the result")
     for key in (*_MAPS_OF_METADATA, "computeTarget", "inputs"):
         before, after = old.mapping(key), new.mapping(key)
         for name in _keys(before, after):
@@ -163,11 +173,11 @@ def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
             if key == "inputs" and (name not in before or name not in after):
                 continue  # another set of inputs is another job
             where = "says where it is, not what it holds" if key == "inputs" else "does not change the result"
-            yield Change(path, _kind(name in before, name in after), "metadata", where)
+            yield _entry(path, before, after, name, "metadata", where)
     if old.distribution() == new.distribution() and not isinstance(new.distribution(), Horovod):
         key = "nodeCount"
         if (old.value(key) or 1) != (new.value(key) or 1) and not paths.touches(key, new.unknown):
-            yield Change(key, _kind(old.has(key), new.has(key)), "metadata", "spreads the same replicas over nodes")
+            yield _property(old, new, key, "metadata", "spreads the same replicas over nodes")
 
 
 def _place(old: _Side, new: _Side) -> Iterator[Change]:
@@ -176,7 +186,7 @@ def _place(old: _Side, new: _Side) -> Iterator[Change]:
         path = paths.join("computeTarget", name)
         if before.get(name, default) != after.get(name, default) and not paths.touches(path, new.unknown):
             reason = "runs are kept elsewhere: the run is looked up there, and trained there if it is not known"
-            yield Change(path, _kind(name in before, name in after), "retrain", reason)
+            yield _entry(path, before, after, name, "retrain", reason)
 
 
 def _unknown(old: _Side, unknown: frozenset[str]) -> Iterator[Change]:
@@ -198,7 +208,8 @@ def _unknown(old: _Side, unknown: frozenset[str]) -> Iterator[Change]:
 def _identity(old: _Side, new: _Side) -> Iterator[Change]:
     yield from _source(old, new)
     if _differs(old, new, "entryScript", script_path):
-        yield Change("entryScript", "update", "retrain", "another script is run")
+        shown = (_shown(old.value("entryScript")), _shown(new.value("entryScript")))
+        yield Change("entryScript", "update", "retrain", "another script is run", *shown)
     yield from _entries(old, new, "scriptParams", "the script gets another command line", param_values)
     yield from _arguments(old, new)
     yield from _entries(old, new, "environmentVariables", "replicas get another environment", str)
@@ -207,16 +218,48 @@ def _identity(old: _Side, new: _Side) -> Iterator[Change]:
         yield from _packages(old, new)
         for key in _SOFTWARE:
             if _differs(old, new, key):
-                kind = _kind(old.has(key), new.has(key))
-                yield Change(key, kind, "retrain", "the job runs in other software")
+                yield _property(old, new, key, "retrain", "the job runs in other software")
     elif _differs(old, new, "useGpu"):
-        yield Change("useGpu", _kind(old.has("useGpu"), new.has("useGpu")), "retrain", "the job runs on other hardware")
+        yield _property(old, new, "useGpu", "retrain", "the job runs on other hardware")
     for name in sorted(old.mapping("inputs").keys() ^ new.mapping("inputs").keys()):
         kind = _kind(old.has("inputs", name), new.has("inputs", name))
         yield Change(paths.join("inputs", name), kind, "retrain", "the job reads other data")
-    for key, reason in (("successPolicy", "success is decided by other replicas"), ("rerun", "a new run is asked for")):
+    for key, reason in _REASONS:
         if _differs(old, new, key):
-            yield Change(key, _kind(old.has(key), new.has(key)), "retrain", reason)
+            yield _property(old, new, key, "retrain", reason)
+
+
+_REASONS = (
+    ("successPolicy", "success is decided by other replicas"),
+    ("rerun", "a new run is asked for"),
+    ("resumeFrom", "the run starts from other checkpoints"),
+    ("sourceDigest", "what counts of the source is decided otherwise"),
+)
+
+
+def _shown(value: Any) -> str:
+    """A value as people read it: in a line, and no longer than that."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, list | tuple):
+        text = " ".join(_shown(item) for item in value)
+    else:
+        text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _property(old: _Side, new: _Side, key: str, klass: ChangeClass, reason: str) -> Change:
+    shown = [_shown(side.value(key)) if side.has(key) else "" for side in (old, new)]
+    return Change(key, _kind(old.has(key), new.has(key)), klass, reason, *shown)
+
+
+def _entry(
+    path: str, before: Mapping[str, Any], after: Mapping[str, Any], name: str, klass: ChangeClass, reason: str
+) -> Change:
+    kind = _kind(name in before, name in after)
+    return Change(path, kind, klass, reason, _shown(before.get(name)), _shown(after.get(name)))
 
 
 def _differs(old: _Side, new: _Side, key: str, normal: Any = None) -> bool:
@@ -227,7 +270,7 @@ def _differs(old: _Side, new: _Side, key: str, normal: Any = None) -> bool:
 
 
 def _source(old: _Side, new: _Side) -> Iterator[Change]:
-    if not old.has("source") or not new.has("source"):
+    if not old.has("source") or not new.has("source") or _differs(old, new, "sourceDigest"):
         return
     before, after = old.mapping("source"), new.mapping("source")
     for name in _keys(before, after):
@@ -248,7 +291,7 @@ def _entries(old: _Side, new: _Side, key: str, reason: str, normal: Any) -> Iter
         after = {name: normal(value) for name, value in new.value(key).items()}
     for name in _keys(before, after):
         if name not in before or name not in after or before[name] != after[name]:
-            yield Change(paths.join(key, name), _kind(name in before, name in after), "retrain", reason)
+            yield _entry(paths.join(key, name), before, after, name, "retrain", reason)
 
 
 def _arguments(old: _Side, new: _Side) -> Iterator[Change]:
@@ -259,7 +302,10 @@ def _arguments(old: _Side, new: _Side) -> Iterator[Change]:
         was, becomes = before[index : index + 1], after[index : index + 1]
         if was != becomes:
             kind = _kind(bool(was), bool(becomes))
-            yield Change(paths.join("arguments", index), kind, "retrain", "the script gets another command line")
+            shown = (_shown(was), _shown(becomes))
+            yield Change(
+                paths.join("arguments", index), kind, "retrain", "the script gets another command line", *shown
+            )
 
 
 def _packages(old: _Side, new: _Side) -> Iterator[Change]:
@@ -270,7 +316,9 @@ def _packages(old: _Side, new: _Side) -> Iterator[Change]:
         if was != becomes:
             index = (after.get(name) or before[name])[0]
             kind = _kind(name in before, name in after)
-            yield Change(paths.join("pipPackages", index), kind, "retrain", f"other software: the package {name}")
+            shown = (_shown(sorted(was)), _shown(sorted(becomes)))
+            path = paths.join("pipPackages", index)
+            yield Change(path, kind, "retrain", f"other software: the package {name}", *shown)
 
 
 def _by_name(packages: Any) -> dict[str, tuple[int, set[str]]]:
@@ -306,10 +354,12 @@ def _topology(old: _Side, new: _Side) -> Iterator[Change]:
     for parts in (("distribution", "kind"), ("distributedBackend",)):
         was, becomes = old.has(*parts), new.has(*parts)
         if (was or becomes) and _at(old, parts) != _at(new, parts):
-            yield Change(paths.join(*parts), _kind(was, becomes), "retrain", "another way to distribute the job")
+            shown = (_shown(_at(old, parts)), _shown(_at(new, parts)))
+            path = paths.join(*parts)
+            yield Change(path, _kind(was, becomes), "retrain", "another way to distribute the job", *shown)
     for key in topology.FLAT:
         if key != "distributedBackend" and _differs(old, new, key):
-            yield Change(key, _kind(old.has(key), new.has(key)), "retrain", reason)
+            yield _property(old, new, key, "retrain", reason)
 
 
 def _at(side: _Side, parts: Iterable[str]) -> Any:
@@ -327,7 +377,8 @@ def _count_change(old: _Side, new: _Side, kind: str, field: str, reason: str) ->
         parts = ("nodeCount",)  # multi_worker: the number of nodes is that of workers
     else:
         parts = (flat,)
-    return Change(paths.join(*parts), _kind(old.has(*parts), new.has(*parts)), "retrain", reason)
+    shown = [_shown(vars(side.distribution())[field]) for side in (old, new)]
+    return Change(paths.join(*parts), _kind(old.has(*parts), new.has(*parts)), "retrain", reason, *shown)
 
 
 def _hidden(new: _Side) -> Change:

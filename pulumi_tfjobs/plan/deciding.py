@@ -74,6 +74,7 @@ def decide(
     status: str | None = None,
     wait_for: str = "succeeded",
     resumes: bool = False,
+    forced: bool = False,
 ) -> Decision:
     """What an update does with a job.
 
@@ -86,11 +87,12 @@ def decide(
         status: That run's status as the state has it.
         wait_for: What the job waits for.
         resumes: Whether a new run would start from another one's checkpoints.
+        forced: Whether Pulumi replaces the resource whatever has changed (``--replace``, ``replaceOnChanges``).
     """
     changes = tuple(change for change in changes if change.klass != "nothing")
     retrains = [change for change in changes if change.klass == "retrain"]
-    if not exists or retrains:
-        why = "a new job" if not exists else _summary(retrains)
+    if not exists or retrains or forced:
+        why = "a new job" if not exists else _summary(retrains) if retrains else "Pulumi replaces the resource"
         if digest is None:
             return Decision("unknown", None, why if exists else "it is made once its inputs are known", changes)
         return _new_run(run, why, exists=exists, resumes=resumes, changes=changes)
@@ -107,6 +109,19 @@ def decide(
         return Decision("metadata", False, _summary(changes), changes)
     how = "has finished since" if becomes == "reuse" else f"goes on ({current.phase})"
     return Decision("attach", False, f"{current.run_id} {how}", changes)
+
+
+def settled(changes: Sequence[Change], *, run_id: str, status: str, wait_for: str) -> Decision:
+    """The decision where nothing but the state is to be asked: a refresh compares it with itself."""
+    return decide(
+        exists=True,
+        changes=changes,
+        digest="",
+        run=None,
+        current=Known(run_id, status),
+        status=status,
+        wait_for=wait_for,
+    )
 
 
 def _new_run(run: Known | None, why: str, *, exists: bool, resumes: bool, changes: tuple[Change, ...]) -> Decision:

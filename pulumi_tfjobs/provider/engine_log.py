@@ -60,6 +60,13 @@ class EngineLog:
 
     async def info(self, urn: str, message: str, *, ephemeral: bool = False, stream: int = 0) -> None:
         """Say something about a resource. ``ephemeral``: in its row only, not in the diagnostics at the end."""
+        await self._say(engine_pb2.INFO, urn, message, ephemeral=ephemeral, stream=stream)
+
+    async def warning(self, urn: str, message: str) -> None:
+        """Say that something is likely wrong with a resource."""
+        await self._say(engine_pb2.WARNING, urn, message)
+
+    async def _say(self, severity: Any, urn: str, message: str, *, ephemeral: bool = False, stream: int = 0) -> None:
         if not self._address:
             return
         try:
@@ -67,7 +74,7 @@ class EngineLog:
                 self._channel = grpc.aio.insecure_channel(self._address)
                 self._stub = engine_pb2_grpc.EngineStub(self._channel)
             request = engine_pb2.LogRequest(
-                severity=engine_pb2.INFO, message=message, urn=urn, streamId=stream, ephemeral=ephemeral
+                severity=severity, message=message, urn=urn, streamId=stream, ephemeral=ephemeral
             )
             await self._stub.Log(request, timeout=SEND_SECONDS)
         except Exception:  # noqa: BLE001 - whatever is wrong with the engine, the job goes on

@@ -79,6 +79,11 @@ _LOCAL_TARGET: dict[str, Any] = {
             "description": 'Accelerators to share out: a number, or "auto" (default) for those that are found.',
         },
         "store": {"type": "string", "description": 'Which run store keeps records and outputs. Default "default".'},
+        "hourlyPrice": {
+            "type": "number",
+            "description": "What one slot costs an hour; previews then say what runs will cost.",
+        },
+        "currency": {"type": "string", "description": 'Of that price. Default "USD".'},
     },
 }
 

@@ -145,6 +145,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @_rpc
     async def Cancel(self, request: empty_pb2.Empty, context: Any) -> empty_pb2.Empty:
+        await self._jobs.farewell()
         self._jobs.cancel()
         return empty_pb2.Empty()
 

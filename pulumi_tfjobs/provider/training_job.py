@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pulumi_tfjobs.errors import InvalidInputs, TfJobsError
 from pulumi_tfjobs.provider import wire
-from pulumi_tfjobs.provider.differing import UNSUCCESSFUL, answer, top, unfinished
+from pulumi_tfjobs.provider.differing import UNSUCCESSFUL, answer, top
 from pulumi_tfjobs.provider.engine_log import EngineLog, Row
 from pulumi_tfjobs.provider.faults import InitFailed
+from pulumi_tfjobs.provider.planned import GENERATION, Plans, current_of, result_of
 from pulumi_tfjobs.provider.protos import provider_pb2
 from pulumi_tfjobs.provider.wire import UNKNOWN
 
 if TYPE_CHECKING:
-    from pulumi_tfjobs.lifecycle import PreviewInfo, ProgressCallback, ReadResult, RunResult
-    from pulumi_tfjobs.plan import Change
+    from pulumi_tfjobs.lifecycle import Current, Planned, ProgressCallback, ReadResult, RunResult
+    from pulumi_tfjobs.plan import Change, JobPlan
     from pulumi_tfjobs.spec.model import JobSpec
 
 TYPE = "tfjobs:index:TrainingJob"
@@ -71,7 +72,17 @@ class Lifecycle(Protocol):
 
     def source_property(self, spec: JobSpec) -> dict[str, str]: ...
 
-    def preview(self, spec: JobSpec) -> PreviewInfo: ...
+    async def own(self, spec: JobSpec, urn: str, current: Current | None) -> JobSpec: ...
+
+    async def settle(
+        self, spec: JobSpec, *, changes: Sequence[Change], current: Current | None, forced: bool = False
+    ) -> Planned: ...
+
+    async def describe(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
+
+    def unchanged(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
+
+    async def reused_outputs(self, planned: Planned) -> dict[str, Any] | None: ...
 
     async def ensure(
         self,
@@ -83,6 +94,7 @@ class Lifecycle(Protocol):
         timeout: float | None,
         cancelled: asyncio.Event,
         progress: ProgressCallback,
+        new: bool,
     ) -> RunResult: ...
 
     async def read(self, resource_id: str, /) -> ReadResult | None: ...
@@ -103,6 +115,7 @@ class Differ(Protocol):
         old_digest: str,
         new_digest: str | None,
         unknown: frozenset[str],
+        secret: frozenset[str],
     ) -> Sequence[Change]: ...
 
 
@@ -127,6 +140,8 @@ class TrainingJobs:
         self._given_lifecycle = lifecycle
         self._given_differ = differ
         self._checked: dict[str, _Checked] = {}
+        self._planned: dict[str, Planned] = {}  # of the resources that are in the state
+        self._plans = Plans(log)
         self._operations: set[asyncio.Event] = set()
         self._cancelled = False
         self._replaced: set[tuple[str, str]] = set()
@@ -221,13 +236,24 @@ class TrainingJobs:
         old = wire.split(wire.decode(request.old_inputs if request.HasField("old_inputs") else request.olds))
         properties = wire.decode(request.news)
         new = wire.split(properties)
-        old_digest = str(old_outputs.get("digest") or "")
+        current = current_of(request.id, old_outputs)
+        spec = self._known(request.urn, properties)
+        checked = spec is not None
+        # No Check came before: a refresh shows how the state differs from itself, whatever the files are now.
+        itself = spec is None and new == old and bool(current.digest)
+        if spec is None and not itself:
+            with contextlib.suppress(InvalidInputs):
+                spec = await self._specify(request.urn, properties)
+        if spec is not None:
+            spec = await self._lifecycle.own(spec, request.urn, current)
+        digest = None if spec is None or spec.unknown else spec.digest
         changes = self._differ(
             old.plain,
             new.plain,
-            old_digest=old_digest,
-            new_digest=await self._digest(request.urn, properties, same_as=old_digest if new == old else ""),
+            old_digest=current.digest,
+            new_digest=current.digest if itself else digest,
             unknown=new.unknown,
+            secret=old.secret | new.secret,
         )
         paths = list(request.ignoreChanges)
         if any(top(path) == SOURCE for path in paths):
@@ -235,23 +261,23 @@ class TrainingJobs:
             paths.append("digest")
         ignored = wire.matcher(paths)
         changes = [change for change in changes if change.klass != "nothing" and not ignored(change.path)]
-        stands = unfinished(old_outputs.get("status"), new.plain.get("waitFor"))
-        response = answer(changes, outputs=OUTPUTS, unfinished=stands)
+        if spec is None:
+            wait_for = str(new.plain.get("waitFor") or "succeeded")
+            settled = import_module("pulumi_tfjobs.plan").settled
+            decision = settled(changes, run_id=current.run_id, status=current.status, wait_for=wait_for)
+        else:
+            planned = await self._lifecycle.settle(spec, changes=changes, current=current)
+            decision = planned.decision
+            if checked:
+                self._planned[request.urn] = planned
+                if decision.klass == "nothing":
+                    self._plans.keep(
+                        self._lifecycle.unchanged(planned, urn=request.urn, name=resource_name(request.urn))
+                    )
+        response = answer(decision, outputs=OUTPUTS)
         if response.replaces:
             self._replaced.add((request.urn, request.id))
         return response
-
-    async def _digest(self, urn: str, properties: Mapping[str, Any], *, same_as: str) -> str | None:
-        spec = self._known(urn, properties)
-        if spec is None:
-            # No Check came before: a refresh shows how the state differs from itself, whatever the files are now.
-            if same_as:
-                return same_as
-            try:
-                spec = await self._specify(urn, properties)
-            except InvalidInputs:
-                return None
-        return None if spec.unknown else spec.digest
 
     # Create and Update
 
@@ -259,10 +285,21 @@ class TrainingJobs:
         """Make the run exist and wait for it; in a preview, say what would be."""
         properties = wire.decode(request.properties)
         spec = await self._spec(request.urn, properties)
+        planned = self._planned.get(request.urn)
+        if planned is None:
+            spec = await self._lifecycle.own(spec, request.urn, None)
+            planned = await self._lifecycle.settle(spec, changes=(), current=None)
+        elif not planned.decision.replaces:
+            planned = await self._lifecycle.settle(
+                planned.spec, changes=planned.decision.changes, current=planned.current, forced=True
+            )
         if request.preview:
-            outputs = await self._preview(spec, request.urn, properties)
-            return provider_pb2.CreateResponse(properties=wire.encode(outputs))
-        result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=request.urn)
+            outputs = await self._preview(planned, request.urn, properties)
+            return provider_pb2.CreateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
+        await self._tell(planned, request.urn)
+        result, encoded = await self._ensure(
+            spec, request.urn, properties, request.timeout, referrer=request.urn, new=True
+        )
         self._current[request.urn] = result.id
         if result.failure:
             raise InitFailed(result.id, encoded, result.failure, request.properties)
@@ -272,37 +309,58 @@ class TrainingJobs:
         """Go on with the run: wait for it again, make a new attempt where it failed, or just take new metadata."""
         properties = wire.decode(request.news)
         old = wire.decode(request.olds)
-        spec = await self._spec(request.urn, properties)
-        status = old.get("status")
+        current = current_of(request.id, wire.split(old).plain)
+        spec = await self._lifecycle.own(await self._spec(request.urn, properties), request.urn, current)
+        planned = self._planned.get(request.urn)
+        if planned is None:
+            planned = await self._lifecycle.settle(spec, changes=(), current=current)
         if request.preview:
-            known = {} if unfinished(status, spec.wait_for) else {key: old[key] for key in OUTPUTS if key in old}
-            outputs = await self._preview(spec, request.urn, properties, known)
+            stays = planned.decision.klass in {"nothing", "metadata"}
+            known = {key: old[key] for key in OUTPUTS if key in old} if stays else {}
+            outputs = await self._preview(planned, request.urn, properties, known)
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs))
-        if old.get("digest") not in (None, spec.digest):
+        if old.get("digest") not in (None, None if spec.unknown else spec.digest):
             # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
             found = await self._lifecycle.read(request.id)
-            outputs = {**(found.outputs if found is not None else old), **properties, **_referrer(old)}
+            outputs = {**(found.outputs if found is not None else old), **properties, **_kept(old)}
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
-        referrer = _referrer(old).get(REFERRER, request.urn)
+        await self._tell(planned, request.urn)
+        referrer = _kept(old).get(REFERRER, request.urn)
         self._current[request.urn] = request.id
-        result, encoded = await self._ensure(spec, request.urn, properties, request.timeout, referrer=referrer)
+        result, encoded = await self._ensure(
+            spec, request.urn, properties, request.timeout, referrer=referrer, new=False
+        )
         if result.failure:
             raise InitFailed(request.id, encoded, result.failure, request.news)
         return provider_pb2.UpdateResponse(properties=encoded)
 
     async def _preview(
-        self, spec: JobSpec, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
+        self, planned: Planned, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        info = await asyncio.to_thread(self._lifecycle.preview, spec)
-        if not known:
-            await self._log.info(urn, f"{info.summary}; {info.known}" if info.known else info.summary)
+        plan = await self._lifecycle.describe(planned, urn=urn, name=resource_name(urn))
+        await self._plans.preview(plan)
         outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)
-        if info.digest is not None:
-            outputs.update(runId=info.run_id, digest=info.digest)
-        return {**outputs, **(known or {}), **properties}
+        if plan.digest:
+            outputs.update(runId=plan.run_id, digest=plan.digest)
+        # What is taken from a finished run is known, so that what depends on it can be told too.
+        reused = await self._lifecycle.reused_outputs(planned)
+        return {**outputs, **(reused or {}), **(known or {}), **properties}
+
+    async def _tell(self, planned: Planned, urn: str) -> None:
+        """Before an update does something with a job: what is likely wrong, and the plan for whoever asked for it."""
+        if planned.decision.launches:
+            for text in planned.spec.warnings:
+                await self._log.warning(urn, text)
+        if self._plans.wanted:
+            with contextlib.suppress(TfJobsError):
+                self._plans.keep(await self._lifecycle.describe(planned, urn=urn, name=resource_name(urn)))
+
+    async def farewell(self) -> None:
+        """The engine is done, or wants to be."""
+        await self._plans.farewell()
 
     async def _ensure(
-        self, spec: JobSpec, urn: str, properties: Mapping[str, Any], timeout: float, *, referrer: str
+        self, spec: JobSpec, urn: str, properties: Mapping[str, Any], timeout: float, *, referrer: str, new: bool
     ) -> tuple[RunResult, Any]:
         """What the run ended with, and the properties that the engine keeps."""
         inputs = wire.split(properties)
@@ -318,6 +376,7 @@ class TrainingJobs:
                     timeout=timeout if timeout > 0 else None,
                     cancelled=cancelled,
                     progress=_progress(row),
+                    new=new,
                 )
             )
             grace = CANCEL_SECONDS + (spec.stop_grace_seconds if spec.on_cancel == "stop" else 0.0)
@@ -325,7 +384,12 @@ class TrainingJobs:
         await row.finish()
         for _, text in result.tails:
             await self._log.block(urn, text)
+        if self._plans.wanted:
+            action = "updated" if result.action == "reused" and not new else result.action
+            self._plans.result(result_of(urn, action, result.outputs))
         kept = {**result.outputs, **properties, REFERRER: referrer}
+        if result.generation:
+            kept[GENERATION] = result.generation
         return result, wire.encode(kept, nonfinite_as_text=True)
 
     # Read and Delete
@@ -343,7 +407,7 @@ class TrainingJobs:
             await self._log.info(request.urn, f"{found.outputs.get('runId')}: {status}: {found.outputs.get('reason')}")
         known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs
-        kept = _referrer(wire.decode(request.properties))
+        kept = _kept(wire.decode(request.properties))
         return provider_pb2.ReadResponse(
             id=request.id,
             properties=wire.encode({**found.outputs, **inputs, **kept}, nonfinite_as_text=True),
@@ -357,7 +421,7 @@ class TrainingJobs:
             # names the same run twice, and the resource keeps it.
             return
         inputs = request.old_inputs if request.HasField("old_inputs") else request.properties
-        referrer = _referrer(wire.decode(request.properties)).get(REFERRER, request.urn)
+        referrer = _kept(wire.decode(request.properties)).get(REFERRER, request.urn)
         row = self._log.row(request.urn)
         await self._lifecycle.delete(
             request.id,
@@ -370,10 +434,13 @@ class TrainingJobs:
         await row.finish()
 
 
-def _referrer(properties: Mapping[str, Any]) -> dict[str, str]:
-    """The property REFERRER where these have it, to be kept as it is."""
-    value = properties.get(REFERRER)
-    return {REFERRER: value} if isinstance(value, str) else {}
+def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """What the state holds for us and nobody is shown, to be kept as it is."""
+    return {
+        name: properties[name]
+        for name, kind in ((REFERRER, str), (GENERATION, int))
+        if isinstance(properties.get(name), kind)
+    }
 
 
 def _progress(row: Row) -> ProgressCallback:

@@ -30,3 +30,11 @@ def within(path: str, outer: str) -> bool:
 def touches(path: str, paths: Iterable[str]) -> bool:
     """Whether any of ``paths`` is ``path``, holds it, or is in it."""
     return any(within(path, other) or within(other, path) for other in paths)
+
+
+def below(path: str, outer: str) -> str:
+    """The key of ``path`` in ``outer``: ``source["train.py"]`` is ``train.py`` in ``source``. Other paths stay."""
+    rest = path.removeprefix(outer)
+    if rest.startswith('["') and rest.endswith('"]') and path != rest:
+        return str(json.loads(rest[1:-1]))
+    return rest[1:] if rest.startswith(".") and path != rest else path

@@ -115,20 +115,52 @@ def open_to_read(root: str, fill: Fill) -> sqlite3.Connection:
     return memory
 
 
+def copy_to_memory(root: str, fill: Fill, *, careful: bool = False) -> sqlite3.Connection:
+    """A copy of the index in memory, brought up to date. Nothing is written beside the index, whatever state it is in.
+
+    What somebody writes meanwhile may be in it by half: the caller looks whether the files are as they were, or says
+    ``careful``, and SQLite's own locks are used (which may leave its companions behind). Raises sqlite3.Error, OSError.
+    """
+    path = index_path(root)
+    if not is_there(path):
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    elif careful:
+        with contextlib.closing(_in_place(path)) as connection:
+            memory = _in_memory(connection)
+    elif _has_content(f"{path}-wal"):
+        memory = _from_files(path)
+    else:
+        with contextlib.closing(_checked(f"file:{quote(path)}?mode=ro&immutable=1")) as connection:
+            memory = _in_memory(connection)
+    migrate(memory, root, fill)
+    return memory
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _from_files(path: str) -> sqlite3.Connection:
+    """A copy in memory of an index whose last changes are still in the log beside it: that SQLite only reads where it
+    may write."""
+    with tempfile.TemporaryDirectory(prefix="tfjobs-index-") as folder:
+        copy = os.path.join(folder, "index.db")
+        shutil.copyfile(path, copy)
+        shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        with contextlib.closing(_checked(f"file:{quote(copy)}")) as connection:
+            return _in_memory(connection)
+
+
 def _in_place(path: str) -> sqlite3.Connection:
     location = f"file:{quote(path)}?mode=ro"
     with contextlib.suppress(sqlite3.OperationalError):
         return _checked(location)
-    wal = f"{path}-wal"
-    if not os.path.exists(wal) or os.path.getsize(wal) == 0:
-        return _checked(f"{location}&immutable=1")
-    # What was written last is still in the log beside it, which SQLite only reads where it may write.
-    with tempfile.TemporaryDirectory(prefix="tfjobs-index-") as folder:
-        copy = os.path.join(folder, "index.db")
-        shutil.copyfile(path, copy)
-        shutil.copyfile(wal, f"{copy}-wal")
-        with contextlib.closing(_checked(f"file:{quote(copy)}")) as connection:
-            return _in_memory(connection)
+    if _has_content(f"{path}-wal"):
+        return _from_files(path)
+    return _checked(f"{location}&immutable=1")
 
 
 def _checked(location: str) -> sqlite3.Connection:

@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator
-from typing import Any
+from typing import Any, overload
 
 from pulumi_tfjobs.errors import StoreError
 from pulumi_tfjobs.store import database, rebuild
@@ -147,14 +147,26 @@ class RunStore:
 
     # Writing
 
-    def reserve(self, run_id: str, digest: str, job: str, record: dict[str, Any], urn: str) -> Run:
+    @overload
+    def reserve(self, run_id: str, digest: str, job: str, record: dict[str, Any], urn: str) -> Run: ...
+
+    @overload
+    def reserve(
+        self, run_id: str, digest: str, job: str, record: dict[str, Any], urn: str, *, alone: bool
+    ) -> Run | None: ...
+
+    def reserve(
+        self, run_id: str, digest: str, job: str, record: dict[str, Any], urn: str, *, alone: bool = False
+    ) -> Run | None:
         """Record the run durably before anything of it starts, and that ``urn`` refers to it.
 
-        The run that already has this digest is returned as it is, whatever its id. When this returns, the reservation
-        survives a power cut.
+        The run that already has this digest is returned as it is, whatever its id; with ``alone``, None where another
+        resource refers to it. When this returns, the reservation survives a power cut.
         """
         with self._writing() as connection:
             existing = self._select(connection, "WHERE digest = ?", digest)
+            if alone and existing is not None and self._belongs_to_others(connection, existing.run_id, urn):
+                return None
             created = time.time() if existing is None else existing.created
             folder = self.folder(run_id if existing is None else existing.run_id)
             for path in (folder.root, folder.outputs, folder.checkpoints, folder.logs):
@@ -176,6 +188,11 @@ class RunStore:
             reserved = self._select(connection, "WHERE run_id = ?", name)
             assert reserved is not None
             return reserved
+
+    @staticmethod
+    def _belongs_to_others(connection: sqlite3.Connection, run_id: str, urn: str) -> bool:
+        question = "SELECT EXISTS (SELECT 1 FROM refs WHERE run_id = ? AND urn <> ?)"
+        return bool(connection.execute(question, (run_id, urn)).fetchone()[0])
 
     def drop_reference(self, run_id: str, urn: str) -> int:
         """``urn`` no longer refers to the run. Returns how many still do."""

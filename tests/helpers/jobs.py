@@ -12,6 +12,7 @@ from typing import Any
 from pulumi_tfjobs import lifecycle
 from pulumi_tfjobs.lifecycle import ProgressLine, RunResult
 from pulumi_tfjobs.lifecycle.common import open_store
+from pulumi_tfjobs.plan import JobPlan
 from pulumi_tfjobs.spec.model import JobSpec
 from pulumi_tfjobs.store.runs import RunStore
 from tests.helpers.fake_target import DEADLINE
@@ -75,6 +76,12 @@ class Job:
     @property
     def texts(self) -> list[str]:
         return [line.text for line in self.progress]
+
+
+async def described(spec: JobSpec) -> JobPlan:
+    """What a preview says of a new resource with this spec."""
+    own = await lifecycle.own(spec, URN, None)
+    return await lifecycle.describe(await lifecycle.settle(own, changes=(), current=None), urn=URN, name="mnist")
 
 
 def tree(path: Path) -> dict[str, bytes | None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import empty_pb2
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
+from pulumi_tfjobs.lifecycle import Current, Planned
+from pulumi_tfjobs.plan import JobPlan, Known, decide
 from pulumi_tfjobs.provider.protos import engine_pb2, engine_pb2_grpc
 from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec, SourceFile, SourceManifest, TargetRef
 
@@ -21,18 +23,13 @@ class ProgressLine(NamedTuple):
     final: bool = False
 
 
-class PreviewInfo(NamedTuple):
-    run_id: str | None
-    digest: str | None
-    summary: str
-    known: str | None
-
-
 class RunResult(NamedTuple):
     id: str
     outputs: dict[str, Any]
     failure: list[str]
     tails: list[tuple[str, str]]
+    action: str = "launched"
+    generation: int = 0
 
 
 class ReadResult(NamedTuple):
@@ -65,6 +62,8 @@ class FakeChange(NamedTuple):
     kind: str
     klass: str
     reason: str = ""
+    before: str = ""
+    after: str = ""
 
 
 class FakeRun:
@@ -147,11 +146,44 @@ class FakeLifecycle:
     def source_property(self, spec: JobSpec) -> dict[str, str]:
         return {file.path: file.digest[-12:] for file in spec.source.files}
 
-    def preview(self, spec: JobSpec) -> PreviewInfo:
-        if spec.unknown:
-            return PreviewInfo(None, None, "not known yet", None)
-        known = "reuses the finished run" if spec.digest in self.runs else None
-        return PreviewInfo(spec.run_id, spec.digest, "1 process", known)
+    async def own(self, spec: JobSpec, urn: str, current: Current | None) -> JobSpec:
+        return spec
+
+    async def settle(
+        self, spec: JobSpec, *, changes: Sequence[Any], current: Current | None, forced: bool = False
+    ) -> Planned:
+        run = None if spec.unknown else self.known(spec.digest)
+        decision = decide(
+            exists=current is not None,
+            changes=changes,
+            digest=None if spec.unknown else spec.digest,
+            run=run,
+            current=None if current is None else self.known(current.digest),
+            status=None if current is None else current.status,
+            wait_for=spec.wait_for,
+            forced=forced,
+        )
+        return Planned(spec, decision, current, run)
+
+    def known(self, digest: str) -> Known | None:
+        run = self.runs.get(digest)
+        return None if run is None else Known(run.spec.run_id, run.status, run.attempt)
+
+    async def describe(self, planned: Planned, *, urn: str, name: str) -> JobPlan:
+        spec, decision = planned.spec, planned.decision
+        identity = {} if spec.unknown else {"run_id": spec.run_id, "digest": spec.digest}
+        plan = JobPlan(
+            urn=urn, name=name, job=spec.name, klass=decision.klass, launches=decision.launches, reason=decision.reason
+        )
+        return plan.model_copy(update=identity)
+
+    def unchanged(self, planned: Planned, *, urn: str, name: str) -> JobPlan:
+        return JobPlan(urn=urn, name=name, job=name, klass="nothing", launches=False)
+
+    async def reused_outputs(self, planned: Planned) -> dict[str, Any] | None:
+        if planned.decision.klass != "reuse":
+            return None
+        return self.runs[planned.spec.digest].outputs()
 
     async def ensure(
         self,
@@ -163,6 +195,7 @@ class FakeLifecycle:
         timeout: float | None,
         cancelled: asyncio.Event,
         progress: Callable[[ProgressLine], None],
+        new: bool,
     ) -> RunResult:
         self.ensured.append({"spec": spec, "inputs": inputs, "urn": urn, "secrets": secrets, "timeout": timeout})
         if self.error is not None:
@@ -229,6 +262,7 @@ class FakeDiffer:
         old_digest: str,
         new_digest: str | None,
         unknown: frozenset[str],
+        secret: frozenset[str],
     ) -> list[Any]:
         self.asked.append(
             {
@@ -237,6 +271,7 @@ class FakeDiffer:
                 "old_digest": old_digest,
                 "new_digest": new_digest,
                 "unknown": unknown,
+                "secret": secret,
             }
         )
         return list(self.changes)

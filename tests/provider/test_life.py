@@ -89,7 +89,8 @@ async def test_a_preview_creates_nothing_and_says_what_would_be(plugin: Plugin) 
     assert outputs["runId"].startswith("mnist-")
     assert len(outputs["digest"]) == 64
     assert all(outputs[name] is UNKNOWN for name in OUTPUTS if name not in ("runId", "digest"))
-    assert [(entry.message, entry.urn) for entry in plugin.engine.logged] == [("1 process", URN)]
+    (said,) = plugin.engine.logged
+    assert (said.message, said.urn) == ("mnist  train  a new job", URN)
 
 
 async def test_unknown_secret_and_depending_inputs_keep_what_they_are(plugin: Plugin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.args import parse_args
 from pulumi_tfjobs.spec.model import InputData, TargetRef
 from tests.helpers.fake_target import World
-from tests.helpers.jobs import Job, put, tree
+from tests.helpers.jobs import Job, described, put, tree
 
 
 @pytest.fixture
@@ -137,9 +138,9 @@ def test_unknown_values_are_passed_over(job: Job) -> None:
     unknown = frozenset({"sourceDirectory", "computeTarget", "scriptParams"})
     spec = lifecycle.check(inputs, name="mnist", directory=str(job.directory), unknown=unknown)
     assert unknown <= spec.unknown
-    info = lifecycle.preview(spec)
-    assert (info.run_id, info.digest, info.known) == (None, None, None)
-    assert "cannot be named before computeTarget, scriptParams, sourceDirectory" in info.summary
+    plan = asyncio.run(described(spec))
+    assert (plan.klass, plan.launches, plan.run_id, plan.digest) == ("unknown", None, "", "")
+    assert "not known before the update: computeTarget, scriptParams, sourceDirectory" in plan.row
 
 
 # The source property
@@ -177,9 +178,9 @@ def test_a_large_source_is_summed_up_by_folder(job: Job, monkeypatch: pytest.Mon
 def test_a_preview_of_a_new_run_writes_nothing(job: Job, home: Path) -> None:
     before = tree(job.directory)
     spec = job.check()
-    info = lifecycle.preview(spec)
-    assert (info.run_id, info.digest, info.known) == (spec.run_id, spec.digest, None)
-    assert "1 process" in info.summary
+    plan = asyncio.run(described(spec))
+    assert (plan.klass, plan.launches, plan.run_id, plan.digest) == ("train", True, spec.run_id, spec.digest)
+    assert plan.needs.replicas == "1 process, 1 slot"
     assert not os.path.lexists(home)
     assert tree(job.directory) == before
 
@@ -187,12 +188,12 @@ def test_a_preview_of_a_new_run_writes_nothing(job: Job, home: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "known"),
     [
-        (phases.SUCCEEDED, "reuses the finished run {}"),
-        (phases.FAILED, "makes a new attempt of {}, which failed"),
-        (phases.CANCELLED, "makes a new attempt of {}, which was stopped"),
-        (phases.TIMED_OUT, "makes a new attempt of {}, which ran out of time"),
-        (phases.INTERRUPTED, "makes a new attempt of {}, which was interrupted"),
-        (phases.RUNNING, "goes on with the run {} (running)"),
+        (phases.SUCCEEDED, "reuses run {}"),
+        (phases.FAILED, "a new attempt of {}, which failed"),
+        (phases.CANCELLED, "a new attempt of {}, which was stopped"),
+        (phases.TIMED_OUT, "a new attempt of {}, which ran out of time"),
+        (phases.INTERRUPTED, "a new attempt of {}, which was interrupted"),
+        (phases.RUNNING, "goes on with {} (running)"),
     ],
 )
 async def test_a_preview_says_what_the_store_knows_and_changes_none_of_it(
@@ -203,9 +204,9 @@ async def test_a_preview_says_what_the_store_knows_and_changes_none_of_it(
     run_id = job.check().run_id
     job.store.close()
     before = tree(home)
-    info = lifecycle.preview(job.check(name="another-name"))
-    assert info.run_id == run_id  # of the run that has this content, whatever the job's name is now
-    assert info.known == known.format(run_id)
+    plan = await described(job.check(name="another-name"))
+    assert plan.run_id == run_id  # of the run that has this content, whatever the job's name is now
+    assert plan.row.startswith(f"mnist  {plan.klass}  {known.format(run_id)}")
     job.store.close()
     assert tree(home) == before
     assert len(world.launches) == 1

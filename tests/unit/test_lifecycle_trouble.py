@@ -205,8 +205,8 @@ async def test_a_run_that_is_removed_while_it_is_started_is_told(job: Job, world
     spec = job.check()
     reserve = RunStore.reserve
 
-    def then_remove(store: RunStore, *args: Any) -> Any:
-        run = reserve(store, *args)
+    def then_remove(store: RunStore, *args: Any, **more: Any) -> Any:
+        run = reserve(store, *args, **more)
         with store._writing() as connection:
             connection.execute("DELETE FROM runs")
         return run

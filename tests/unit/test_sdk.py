@@ -150,6 +150,9 @@ EVERY_ARGUMENT: dict[str, tuple[Any, Any]] = {
     "delete_artifacts": (True, True),
     "success_policy": ("all_workers", "all_workers"),
     "rerun": ("again", "again"),
+    "resume_from": ("mnist-0123456789ab", "mnist-0123456789ab"),
+    "reuse": (False, False),
+    "source_digest": ("code", "code"),
     "tags": ({"team": "a"}, {"team": "a"}),
     "name": ("mnist", "mnist"),
 }

@@ -1,0 +1,383 @@
+"""What an update would do with a job, and what it takes: facts are gathered, the decision is the plan's.
+
+Nothing here changes anything: the store is read through a copy of its index, the target is looked at and never asked
+to do something. What cannot be found out (no rights, a target that does not answer) is a note, not an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError, TfJobsError
+from pulumi_tfjobs.lifecycle.checking import check
+from pulumi_tfjobs.lifecycle.common import open_target
+from pulumi_tfjobs.lifecycle.differences import file_records
+from pulumi_tfjobs.lifecycle.outputs import main_metric, newest_metric, outputs_of
+from pulumi_tfjobs.plan import Change, Decision, Known, build_plan, decide, describing, preview_summary, unfinished
+from pulumi_tfjobs.plan.record import ChangeRecord, EnvironmentRecord, JobPlan, Needs, RunRecord
+from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.spec.model import JobSpec
+from pulumi_tfjobs.spec.software import framework_text
+from pulumi_tfjobs.spec.state import RunState
+from pulumi_tfjobs.store.home import store_root
+from pulumi_tfjobs.store.peek import PeekStore
+from pulumi_tfjobs.store.runs import Query, Run, RunStore
+from pulumi_tfjobs.targets.base import Target
+
+# The newest of a job's finished runs, of which the median duration is taken.
+_EARLIER_RUNS = 20
+_MOST_GENERATIONS = 10_000
+
+
+class Current(NamedTuple):
+    """The run that a resource has, as its state tells. ``status`` and ``metrics`` may have changed since."""
+
+    run_id: str
+    digest: str
+    status: str
+    metrics: Mapping[str, Any] = {}
+    generation: int = 0
+    seconds: float | None = None
+    store: str = "default"
+
+
+class Planned(NamedTuple):
+    """A decision and what it was made of. ``spec`` is the run's own (of its generation)."""
+
+    spec: JobSpec
+    decision: Decision
+    current: Current | None
+    run: Known | None
+    trouble: str = ""
+
+
+_peeks: dict[str, PeekStore] = {}
+
+
+def peek(name: str) -> PeekStore:
+    """The store of that name, to be read only; one object a process."""
+    root = store_root(name)
+    store = _peeks.get(root)
+    if store is None:
+        store = _peeks[root] = PeekStore(root)
+    return store
+
+
+def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = None) -> JobSpec:
+    """The spec of the run that this resource is to have: with ``reuse`` off, one that nobody else has.
+
+    The run that it has already stays its own. Reads the store; raises StoreError.
+    """
+    if spec.unknown:
+        return spec
+    if current is not None and current.generation:
+        same = replace(spec, generation=current.generation)
+        if same.digest == current.digest:
+            return same
+    if spec.reuse or (current is not None and spec.digest == current.digest):
+        return spec
+    for generation in range(_MOST_GENERATIONS):
+        found = replace(spec, generation=generation)
+        run = store.by_digest(found.digest)
+        if run is None:
+            return found
+        references = store.references(run.run_id)
+        # A reference that a later one has taken the place of is only not dropped yet.
+        mine = urn in references and not store.refers_later(run.run_id, urn)
+        if mine or (not references and run.status in phases.TERMINAL - {phases.SUCCEEDED}):
+            return found
+    raise StoreError(
+        f"{spec.name} has {_MOST_GENERATIONS} runs of the same content; say `rerun` to get another content"
+    )
+
+
+async def own(spec: JobSpec, urn: str, current: Current | None) -> JobSpec:
+    """:func:`own_run` as a preview sees the store; where that cannot be read, the spec as it is."""
+    try:
+        return own_run(spec, peek(open_target(spec.target).namespace), urn, current)
+    except StoreError:
+        return spec
+
+
+async def settle(
+    spec: JobSpec,
+    *,
+    changes: Sequence[Change],
+    current: Current | None,
+    forced: bool = False,
+) -> Planned:
+    """Decide what becomes of the job. ``forced``: Pulumi replaces the resource in any case."""
+    run = now = None
+    trouble = ""
+    if current is not None and not changes and not forced and not unfinished(current.status, spec.wait_for):
+        # The usual case: nothing is asked, for there may be hundreds of them.
+        return Planned(spec, decide(exists=True, digest=current.digest, run=None, status=current.status), current, None)
+    target = open_target(spec.target)
+    store = peek(target.namespace)
+    try:
+        if current is not None:
+            now = await _known(target, peek(current.store), peek(current.store).get(current.run_id))
+        if not spec.unknown:
+            run = await _known(target, store, store.by_digest(spec.digest))
+    except TfJobsError as error:
+        trouble = f"what is known of earlier runs could not be read: {error}"
+    decision = decide(
+        exists=current is not None,
+        changes=changes,
+        digest=None if spec.unknown else spec.digest,
+        run=run,
+        current=now if now is not None or not trouble else _as_stated(current),
+        status=None if current is None else current.status,
+        wait_for=spec.wait_for,
+        resumes=bool(spec.resume_from),
+        forced=forced,
+    )
+    return Planned(spec, decision, current, run, trouble)
+
+
+def _as_stated(current: Current | None) -> Known | None:
+    """The run as the state has it, where its store cannot be read."""
+    return None if current is None else Known(current.run_id, current.status)
+
+
+async def _known(target: Target, store: RunStore, run: Run | None) -> Known | None:
+    """The run as it really is; None where there is none, or its folder was deleted."""
+    if run is None or not await asyncio.to_thread(os.path.isdir, store.folder(run.run_id).root):
+        return None
+    state = await _look(target, store, run)
+    return Known(run.run_id, run.status if state is None else state.phase, run.attempts)
+
+
+async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
+    return await getattr(target, "look", target.state)(store.folder(run.run_id), run.attempts) if run.attempts else None
+
+
+async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
+    """Everything that a preview says of the job. Raises InvalidInputs where it could never be launched."""
+    spec, decision = planned.spec, planned.decision
+    target = open_target(spec.target)
+    store = peek(target.namespace)
+    launches = decision.launches is not False
+    launch = build_plan(spec)
+    notes = [planned.trouble] if planned.trouble else []
+    warnings = list(spec.warnings) if launches else []
+    if decision.klass == "resume":
+        check_resume(spec, store)
+    needs, environment = _needs(spec, launch, target, store, notes, launches=launches), EnvironmentRecord()
+    if launches:
+        environment = _environment(spec, target)
+        if environment.state == "missing":
+            warnings.append(f"the interpreter {spec.environment.interpreter} is not there: the run cannot be started")
+        warnings += getattr(target, "warnings", lambda _: ())(spec)
+        note = ""
+        notes += [note] if note else []
+    replaced = planned.current if decision.replaces or decision.klass in {"attempt", "attach"} else None
+    plan = JobPlan(
+        urn=urn,
+        name=name,
+        job=spec.name,
+        klass=decision.klass,
+        launches=decision.launches,
+        reason=decision.reason,
+        run_id="" if spec.unknown else planned.run.run_id if planned.run is not None else spec.run_id,
+        digest="" if spec.unknown else spec.digest,
+        changes=tuple(ChangeRecord(**change._asdict()) for change in decision.changes),
+        files=_files(planned),
+        unknown=tuple(sorted(path for path in spec.unknown)),
+        needs=needs,
+        environment=environment,
+        target=_target_name(target),
+        tf_config={r.name: r.env["TF_CONFIG"] for r in _ranked(launch) if "TF_CONFIG" in r.env} if launches else {},
+        hostfile=launch.hostfile if launches else "",
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+        replaces=None if replaced is None else _run_record(peek(replaced.store), replaced.run_id, replaced),
+        reuses=_run_record(store, planned.run.run_id) if decision.klass == "reuse" and planned.run else None,
+    )
+    return plan.model_copy(update={"row": describing.row(plan, time.time())})
+
+
+def plan_job(
+    inputs: Mapping[str, Any],
+    *,
+    name: str,
+    directory: str,
+    urn: str = "",
+    unknown: frozenset[str] = frozenset(),
+    secret: frozenset[str] = frozenset(),
+) -> JobPlan:
+    """What creating a job with these inputs would do and take, whatever its resource has now.
+
+    Raises InvalidInputs.
+    """
+
+    async def plan() -> JobPlan:
+        spec = await own(check(inputs, name=name, directory=directory, unknown=unknown, secret=secret), urn, None)
+        return await describe(await settle(spec, changes=(), current=None), urn=urn, name=name)
+
+    return asyncio.run(plan())
+
+
+def unchanged(planned: Planned, *, urn: str, name: str) -> JobPlan:
+    """What is said of a job with which nothing happens: as little as possible, for there may be hundreds."""
+    spec, current = planned.spec, planned.current
+    plan = JobPlan(
+        urn=urn,
+        name=name,
+        job=spec.name,
+        klass=planned.decision.klass,
+        launches=planned.decision.launches,
+        reason=planned.decision.reason,
+        run_id="" if current is None else current.run_id,
+        digest="" if current is None else current.digest,
+        row=f"{name}  {planned.decision.klass}  {planned.decision.reason}",
+    )
+    if current is None:
+        return plan
+    known = {tag: value for tag, value in current.metrics.items() if isinstance(value, int | float | str)}
+    record = RunRecord(run_id=current.run_id, status=current.status, metric=main_metric(known), metrics=known)
+    return plan.model_copy(update={"replaces": record})
+
+
+async def reused_outputs(planned: Planned) -> dict[str, Any] | None:
+    """The outputs that a job will have which takes the results of a finished run; None where it will not."""
+    if planned.decision.klass != "reuse" or planned.run is None:
+        return None
+    spec = planned.spec
+    store = peek(open_target(spec.target).namespace)
+    folder = store.folder(planned.run.run_id)
+    try:
+        state = await getattr(t := open_target(spec.target), "look", t.state)(folder, planned.run.attempts)
+        if state is None:
+            return None
+        return outputs_of(
+            folder, state, digest=spec.digest, world_size=build_plan(spec, folder.run_id).world_size, final=False
+        )
+    except (TfJobsError, OSError):
+        return None
+
+
+def check_resume(spec: JobSpec, store: RunStore) -> None:
+    """Raise InvalidInputs where there is nothing to resume from."""
+    run_id = spec.resume_from
+    found = ""
+    if store.get(run_id) is None:
+        found = f"the store has no run {run_id}"
+    else:
+        folder = store.folder(run_id).checkpoints
+        try:
+            empty = not os.listdir(folder)
+        except OSError as error:
+            found = f"the checkpoints of {run_id} cannot be read ({error.strerror})"
+        else:
+            found = f"{run_id} has no checkpoints ({folder} is empty)" if empty else ""
+    if found:
+        raise InvalidInputs(
+            [
+                InputProblem(
+                    "resumeFrom",
+                    found,
+                    "the id of a run in the same store that has kept checkpoints (TFJOBS_CHECKPOINT_DIR)",
+                    "`tfjobs runs` lists the ids; leave resumeFrom out to start from nothing",
+                )
+            ]
+        )
+
+
+def _ranked(launch: LaunchPlan) -> list[Any]:
+    """Replicas in the order of their ranks: the one of rank 0 first, those without a rank last."""
+    return sorted(launch.replicas, key=lambda replica: int(replica.env.get("TFJOBS_RANK", "1000000")))
+
+
+def _target_name(target: Target) -> str:
+    name = target.options.get("name")
+    return str(name) if name else target.kind
+
+
+def _environment(spec: JobSpec, target: Target) -> EnvironmentRecord:
+    environment = spec.environment
+    return EnvironmentRecord(
+        text=framework_text(environment),
+        digest="" if environment.interpreter else environment.digest,
+        state=getattr(target, "environment_state", lambda _: "unknown")(environment),
+    )
+
+
+def _needs(
+    spec: JobSpec, launch: LaunchPlan, target: Target, store: RunStore, notes: list[str], *, launches: bool
+) -> Needs:
+    capabilities = target.capabilities()
+    seconds, runs = None, 0
+    try:
+        seconds, runs = duration_of(store, spec.name)
+    except StoreError as error:
+        if launches:
+            notes.append(f"how long earlier runs took could not be read: {error}")
+    hours = None if seconds is None else launch.slots * seconds / 3600
+    price = getattr(capabilities, "hourly_price", None)
+    if not launches:
+        hours = 0.0
+    return Needs(
+        replicas=preview_summary(launch, software=False),
+        slots=launch.slots,
+        gpus=spec.use_gpu,
+        world_size=launch.world_size,
+        seconds=seconds,
+        runs=runs,
+        hours=hours,
+        cost=None if hours is None or price is None else hours * price,
+        currency=getattr(capabilities, "currency", "USD") if price is not None else "",
+    )
+
+
+def duration_of(store: RunStore, job: str) -> tuple[float | None, int]:
+    """The median duration in seconds of the job's newest finished runs, and of how many; None where there is none.
+
+    Raises StoreError.
+    """
+    found = [
+        max(0.0, run.finished - run.started)
+        for run in store.search(Query(job=job, statuses=(phases.SUCCEEDED,), limit=_EARLIER_RUNS))
+        if run.finished is not None and run.started is not None
+    ]
+    return (statistics.median(found), len(found)) if found else (None, 0)
+
+
+def _files(planned: Planned) -> tuple[Any, ...]:
+    paths = [c for c in planned.decision.changes if c.path.startswith("source") and c.klass == "retrain"]
+    if not paths or planned.current is None:
+        return ()
+    return file_records(paths, planned.spec.source, peek(planned.current.store), planned.current.run_id)
+
+
+def _run_record(store: RunStore, run_id: str, stated: Current | None = None) -> RunRecord:
+    """What is known of a run: from the store where it can be read, else as the state has it."""
+    metrics: dict[str, float | str] = {}
+    if stated is not None:
+        metrics = {tag: value for tag, value in stated.metrics.items() if isinstance(value, int | float | str)}
+    metric = main_metric(metrics)
+    try:
+        run = store.get(run_id)
+    except StoreError:
+        run = None
+    if run is None:
+        status = stated.status if stated is not None else "unknown"
+        return RunRecord(run_id=run_id, status=status, metric=metric, metrics=metrics)
+    seconds = None
+    if run.started is not None and run.finished is not None:
+        seconds = max(0.0, run.finished - run.started)
+    return RunRecord(
+        run_id=run_id,
+        status=run.status,
+        metric=metric or run.metric or newest_metric(store.folder(run_id)),
+        metrics=metrics,
+        finished=run.finished,
+        seconds=seconds,
+    )

@@ -1,0 +1,111 @@
+"""What has been said of each job of an update: the rows of a preview, the file that TFJOBS_PLAN names, the total."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pulumi_tfjobs.provider.engine_log import EngineLog
+
+if TYPE_CHECKING:
+    from pulumi_tfjobs.lifecycle import Current
+    from pulumi_tfjobs.plan import JobPlan, JobResult
+
+PLAN_VARIABLE = "TFJOBS_PLAN"  # as in plan/record.py, which is loaded late
+GENERATION = "__generation"
+
+
+class Plans:
+    """What is known so far, by URN."""
+
+    def __init__(self, log: EngineLog) -> None:
+        self._log = log
+        self._said: dict[str, JobPlan] = {}
+        self._previewed = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody has asked for the file."""
+        return bool(os.environ.get(PLAN_VARIABLE))
+
+    def keep(self, plan: JobPlan) -> None:
+        """Remember it for the total, and put it into the file."""
+        self._said[plan.urn] = plan
+        self._write(plan)
+
+    def result(self, result: JobResult) -> None:
+        """Put what an update did with a job into the file."""
+        self._write(result)
+
+    async def preview(self, plan: JobPlan) -> None:
+        """Say it in the job's diagnostics."""
+        from pulumi_tfjobs.plan import describing
+
+        self._previewed = True
+        self.keep(plan)
+        await self._log.info(plan.urn, "\n".join(describing.lines(plan, time.time(), warnings=False)))
+        for text in plan.warnings:
+            await self._log.warning(plan.urn, text)
+
+    async def farewell(self) -> None:
+        """The engine says goodbye: at the end of a preview it hears what the stack comes to."""
+        if not self._previewed:
+            return
+        from pulumi_tfjobs.plan import describing
+
+        self._previewed = False
+        await self._log.info("", f"training jobs: {describing.total(self._said.values())}")
+
+    def _write(self, record: JobPlan | JobResult) -> None:
+        path = os.environ.get(PLAN_VARIABLE)
+        if not path:
+            return
+        line = json.dumps(record.to_json(), ensure_ascii=True, separators=(",", ":")) + "\n"
+        # One write a line: several plugins of one update append to the same file.
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
+
+
+def current_of(resource_id: str, outputs: Mapping[str, Any]) -> Current:
+    """The run that a resource has, by its state."""
+    from pulumi_tfjobs.lifecycle import Current
+
+    metrics = outputs.get("metrics")
+    parts = resource_id.split("/")
+    generation = outputs.get(GENERATION)
+    return Current(
+        run_id=str(outputs.get("runId") or parts[-1]),
+        digest=str(outputs.get("digest") or ""),
+        status=str(outputs.get("status") or ""),
+        metrics=metrics if isinstance(metrics, Mapping) else {},
+        generation=generation if isinstance(generation, int) else 0,
+        store=parts[1] if len(parts) == 3 else "default",
+    )
+
+
+def result_of(urn: str, action: str, outputs: Mapping[str, Any]) -> JobResult:
+    """What an update did with a job, by its outputs."""
+    from pulumi_tfjobs.plan import JobResult
+
+    metrics = outputs.get("metrics")
+    seconds = outputs.get("durationSeconds")
+    return JobResult.model_validate(
+        {
+            "urn": urn,
+            "action": action,
+            "runId": str(outputs.get("runId") or ""),
+            "status": str(outputs.get("status") or ""),
+            "reason": str(outputs.get("reason") or ""),
+            "metrics": dict(metrics) if isinstance(metrics, Mapping) else {},
+            "seconds": seconds if isinstance(seconds, int | float) else None,
+            "runFolder": os.path.dirname(str(outputs.get("outputsDir") or "")),
+        }
+    )
