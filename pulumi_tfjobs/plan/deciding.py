@@ -104,11 +104,19 @@ def decide(
         return Decision("retrain" if status in phases.TERMINAL else "train", True, "its run is not there", changes)
     assert current is not None
     if becomes == "attempt":
-        return Decision("attempt", True, f"{current.run_id} {_ENDED.get(current.phase, current.phase)}", changes)
+        return Decision("attempt", True, _again(current), changes)
     if not unfinished(status, wait_for):
         return Decision("metadata", False, _summary(changes), changes)
-    how = "has finished since" if becomes == "reuse" else f"goes on ({current.phase})"
-    return Decision("attach", False, f"{current.run_id} {how}", changes)
+    why = f"{current.run_id} has finished since" if becomes == "reuse" else _on(current)
+    return Decision("attach", False, why, changes)
+
+
+def _again(run: Known) -> str:
+    return f"a new attempt of {run.run_id}, which {_ENDED.get(run.phase, run.phase)}"
+
+
+def _on(run: Known) -> str:
+    return f"goes on with {run.run_id} ({run.phase})"
 
 
 def settled(changes: Sequence[Change], *, run_id: str, status: str, wait_for: str) -> Decision:
@@ -131,11 +139,7 @@ def _new_run(run: Known | None, why: str, *, exists: bool, resumes: bool, change
         klass = "resume" if resumes else "retrain" if exists else "train"
     else:
         klass = becomes
-        why = {
-            "reuse": f"reuses run {run.run_id}",
-            "attach": f"goes on with {run.run_id} ({run.phase})",
-            "attempt": f"a new attempt of {run.run_id}, which {_ENDED.get(run.phase, run.phase)}",
-        }[becomes]
+        why = {"reuse": f"reuses run {run.run_id}", "attach": _on(run), "attempt": _again(run)}[becomes]
     return Decision(klass, klass in LAUNCHING, why, changes)
 
 

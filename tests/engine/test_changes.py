@@ -30,7 +30,8 @@ def test_a_preview_creates_nothing_and_up_brings_every_output(project: Project) 
     preview = project.preview()
     assert preview.changed == {"first": "create", "second": "create"}
     assert "1 process, 1 slot" in preview.said("first")
-    assert "before scriptParams" in preview.said("second")
+    assert "second  unknown  not known before the update: --accuracy" in preview.said("second")
+    assert "training jobs: 1 of 2 jobs trains (1 new), 1 cannot be told yet" in preview.text
     assert not project.home.exists()
 
     up = project.up()
@@ -125,7 +126,7 @@ def test_one_changed_param_is_named_and_trains_that_job_alone(project: Project) 
     # Back to what was trained before: the finished run is used again, and the preview says so.
     program(0.1)
     preview = project.preview()
-    assert f"reuses the finished run {before['one']['outputs']['runId']}" in preview.said("one")
+    assert f"one  reuse  reuses run {before['one']['outputs']['runId']} (accuracy 0.9" in preview.said("one")
     assert project.up().changed == {"one": "replace"}
     assert project.state()["one"]["outputs"]["runId"] == before["one"]["outputs"]["runId"]
     assert len(project.launched()) == 3

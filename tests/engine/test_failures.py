@@ -26,7 +26,7 @@ def test_a_failed_job_says_why_and_the_next_update_goes_on_with_it(project: Proj
     # Nothing has changed: the same run, once more.
     preview = project.preview()
     assert preview.changed == {"one": "update"}
-    assert f"makes a new attempt of {run}, which failed" in preview.said("one")
+    assert f"a new attempt of {run}, which failed" in preview.said("one")
     up = project.up(expected=1)
     assert up.changed == {"one": "update"}
     assert project.launched() == [run, run]
