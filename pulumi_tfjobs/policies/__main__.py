@@ -1,0 +1,3 @@
+from pulumi_tfjobs.policies.packing import serve
+
+serve()
