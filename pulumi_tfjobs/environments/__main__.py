@@ -61,12 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         specs.append(default_spec(horovod=False))
     if options.pip:
         wanted = Software(packages=tuple(options.pip), python_version=options.python, horovod=options.horovod)
-        spec, problems = resolve(wanted)
-        if problems:
-            for problem in problems:
+        found = resolve(wanted)
+        for warning in found.warnings:
+            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+        if found.problems:
+            for problem in found.problems:
                 print(problem, file=sys.stderr)  # noqa: T201
             return 2
-        specs.append(spec)
+        specs.append(found.environment)
     elif options.horovod:
         specs.append(default_spec(horovod=True))
     return _build_all(specs)

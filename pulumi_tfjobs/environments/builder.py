@@ -6,10 +6,11 @@ import datetime as dt
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from pulumi_tfjobs.environments import horovod
 from pulumi_tfjobs.environments.cache import DIGEST_DIGITS, Cache, EnvironmentFolder, locked
-from pulumi_tfjobs.environments.interpreters import find_interpreter, user_interpreter
+from pulumi_tfjobs.environments.interpreters import find_interpreter, locate, user_interpreter
 from pulumi_tfjobs.environments.packages import Uv, install, make_environment, resolve
 from pulumi_tfjobs.environments.process import Tools, tail, tool_environment
 from pulumi_tfjobs.errors import EnvironmentBuildFailed
@@ -17,6 +18,8 @@ from pulumi_tfjobs.spec.model import EnvironmentSpec
 from pulumi_tfjobs.spec.versions import TENSORFLOW_DISTRIBUTIONS
 
 SHOWN_DIGITS = 8
+
+Status = Literal["built", "to build", "present", "missing"]
 
 
 def build(spec: EnvironmentSpec, progress: Callable[[str], None]) -> str:
@@ -61,6 +64,17 @@ def is_built(spec: EnvironmentSpec) -> bool:
     except EnvironmentBuildFailed:
         return False
     return True
+
+
+def status(spec: EnvironmentSpec) -> Status:
+    """What there is of the environment; ``present`` and ``missing`` are said of a user's own interpreter.
+
+    Changes nothing and starts no process, so a ``present`` interpreter is an executable file and may still be no
+    Python. Raises OSError where the cache cannot be looked at.
+    """
+    if spec.interpreter:
+        return "missing" if locate(spec.interpreter) is None else "present"
+    return "built" if Cache().environment(spec).complete else "to build"
 
 
 def variables(spec: EnvironmentSpec, interpreter: str) -> dict[str, str]:

@@ -11,4 +11,4 @@ EXAMPLE_PACKAGES = ("tensorflow-cpu==2.15.1", "scikit-learn==1.5.2")
 
 def default_spec(horovod: bool = False) -> EnvironmentSpec:
     """What a job with the examples' packages runs in; ``horovod`` for those with distributed_backend "mpi"."""
-    return resolve(Software(packages=EXAMPLE_PACKAGES, horovod=horovod))[0]
+    return resolve(Software(packages=EXAMPLE_PACKAGES, horovod=horovod)).environment

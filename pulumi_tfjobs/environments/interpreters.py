@@ -62,19 +62,27 @@ def user_interpreter(named: str) -> str:
         "To fix: set interpreterPath to the interpreter that the scripts are to run in (such as "
         "/opt/train/bin/python), or leave out userManaged to have an environment built."
     )
-    path = shutil.which(Path(named).expanduser())
+    path = locate(named)
     if path is None:
         raise EnvironmentBuildFailed(
             f"interpreterPath {named!r} is no executable file here. Expected: a Python interpreter's path or its name "
             f"on PATH. {fix}"
         )
-    # Not resolved: a virtual environment is known by the link in its bin folder.
-    path = str(Path(path).absolute())
     if _version(path) is None:
         raise EnvironmentBuildFailed(
             f"interpreterPath {path} does not answer as Python does. Expected: a Python 3 interpreter. {fix}"
         )
     return path
+
+
+def locate(named: str) -> str | None:
+    """The absolute path of an executable file, given by its path or its name on PATH. Starts no process."""
+    try:
+        path = shutil.which(Path(named).expanduser())
+    except (RuntimeError, ValueError):  # the home of a user whom nobody knows, a name with a null character
+        return None
+    # Not resolved: a virtual environment is known by the link in its bin folder.
+    return None if path is None else str(Path(path).absolute())
 
 
 def _version(path: str) -> str | None:

@@ -156,7 +156,7 @@ async def _known(target: Target, store: RunStore, run: Run | None) -> Known | No
 
 
 async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
-    return await getattr(target, "look", target.state)(store.folder(run.run_id), run.attempts) if run.attempts else None
+    return await target.look(store.folder(run.run_id), run.attempts) if run.attempts else None
 
 
 async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
@@ -175,8 +175,8 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
         environment = _environment(spec, target)
         if environment.state == "missing":
             warnings.append(f"the interpreter {spec.environment.interpreter} is not there: the run cannot be started")
-        warnings += getattr(target, "warnings", lambda _: ())(spec)
-        note = ""
+        warnings += target.warnings(spec)
+        note = target.headroom(launch, store.root).note(launch.slots)
         notes += [note] if note else []
     replaced = planned.current if decision.replaces or decision.klass in {"attempt", "attach"} else None
     plan = JobPlan(
@@ -254,7 +254,7 @@ async def reused_outputs(planned: Planned) -> dict[str, Any] | None:
     store = peek(open_target(spec.target).namespace)
     folder = store.folder(planned.run.run_id)
     try:
-        state = await getattr(t := open_target(spec.target), "look", t.state)(folder, planned.run.attempts)
+        state = await open_target(spec.target).look(folder, planned.run.attempts)
         if state is None:
             return None
         return outputs_of(
@@ -306,7 +306,7 @@ def _environment(spec: JobSpec, target: Target) -> EnvironmentRecord:
     return EnvironmentRecord(
         text=framework_text(environment),
         digest="" if environment.interpreter else environment.digest,
-        state=getattr(target, "environment_state", lambda _: "unknown")(environment),
+        state=target.environment_state(environment),
     )
 
 
@@ -321,7 +321,7 @@ def _needs(
         if launches:
             notes.append(f"how long earlier runs took could not be read: {error}")
     hours = None if seconds is None else launch.slots * seconds / 3600
-    price = getattr(capabilities, "hourly_price", None)
+    price = capabilities.hourly_price
     if not launches:
         hours = 0.0
     return Needs(
@@ -333,7 +333,7 @@ def _needs(
         runs=runs,
         hours=hours,
         cost=None if hours is None or price is None else hours * price,
-        currency=getattr(capabilities, "currency", "USD") if price is not None else "",
+        currency=capabilities.currency if price is not None else "",
     )
 
 

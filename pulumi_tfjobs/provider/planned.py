@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pulumi_tfjobs.provider.engine_log import EngineLog
 
 if TYPE_CHECKING:
-    from pulumi_tfjobs.lifecycle import Current
+    from pulumi_tfjobs.lifecycle import Current, Planned
     from pulumi_tfjobs.plan import JobPlan, JobResult
 
 PLAN_VARIABLE = "TFJOBS_PLAN"  # as in plan/record.py, which is loaded late
@@ -26,11 +26,24 @@ class Plans:
         self._log = log
         self._said: dict[str, JobPlan] = {}
         self._previewed = False
+        self._launching: dict[str, str] = {}  # run → name of the job that launches it
 
     @property
     def wanted(self) -> bool:
         """Whether somebody has asked for the file."""
         return bool(os.environ.get(PLAN_VARIABLE))
+
+    def shared(self, planned: Planned, name: str) -> Planned:
+        """The decision, where another job of this preview launches the very same run: then this one waits for it."""
+        spec = planned.spec
+        if not planned.decision.launches or spec.unknown:
+            return planned
+        key = f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
+        first = self._launching.setdefault(key, name)
+        if first == name:
+            return planned
+        decision = planned.decision._replace(klass="attach", launches=False, reason=f"shares the run of {first}")
+        return planned._replace(decision=decision)
 
     def keep(self, plan: JobPlan) -> None:
         """Remember it for the total, and put it into the file."""

@@ -337,7 +337,9 @@ class TrainingJobs:
     async def _preview(
         self, planned: Planned, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        plan = await self._lifecycle.describe(planned, urn=urn, name=resource_name(urn))
+        name = resource_name(urn)
+        planned = self._plans.shared(planned, name)
+        plan = await self._lifecycle.describe(planned, urn=urn, name=name)
         await self._plans.preview(plan)
         outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)
         if plan.digest:

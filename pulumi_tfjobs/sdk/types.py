@@ -43,6 +43,8 @@ class LocalTarget(ComputeTarget):
         slots: How many replicas may take a slot at once. Default: the number of accelerators, else of CPUs.
         gpus: Accelerators to share out: a number, or ``"auto"`` for those that are found.
         store: Which run store of this machine keeps the records and outputs. Default ``"default"``.
+        hourly_price: What one slot costs an hour; previews then say what runs will cost.
+        currency: Of that price. Default ``"USD"``.
     """
 
     kind: ClassVar[str] = "local"
@@ -50,6 +52,8 @@ class LocalTarget(ComputeTarget):
     slots: pulumi.Input[int] | None = None
     gpus: pulumi.Input[int | str] | None = None
     store: pulumi.Input[str] | None = None
+    hourly_price: pulumi.Input[float] | None = None
+    currency: pulumi.Input[str] | None = None
 
 
 class Distribution(_Value):

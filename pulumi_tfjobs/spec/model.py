@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 Controller = Literal["gloo", "mpi"]
 WaitFor = Literal["submitted", "running", "succeeded"]
@@ -75,8 +76,7 @@ class MultiWorker:
 Distribution = Single | Horovod | ParameterServer | MultiWorker
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """One file of a source directory.
 
     ``path`` is relative with forward slashes, ``mode`` is ``x`` (executable), ``l`` (link; ``digest`` is of its target
@@ -103,16 +103,16 @@ class SourceManifest:
     root: str
     files: tuple[SourceFile, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return canonical_digest([[f.path, f.mode, f.digest] for f in self.files])
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The digest of what counts for the result: the content's, or with ``sourceDigest: code`` that of the code."""
         return canonical_digest([[f.path, f.mode, f.counts] for f in self.files])
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(f.size for f in self.files)
 

@@ -20,32 +20,34 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from pulumi_tfjobs.errors import InputProblem
-from pulumi_tfjobs.spec import paths
-from pulumi_tfjobs.spec.model import EnvironmentSpec
-from pulumi_tfjobs.spec.versions import (
+from pulumi_tfjobs.spec import compatibility, paths
+from pulumi_tfjobs.spec.compatibility import Named, Versions
+from pulumi_tfjobs.spec.matrix import (
+    AND_CUDA_SINCE,
     DEFAULT_PYTHON,
     DEFAULT_TENSORFLOW,
     HOROVOD_VERSION,
+    OLDEST_PYTHON,
+)
+from pulumi_tfjobs.spec.model import EnvironmentSpec
+from pulumi_tfjobs.spec.versions import (
     TENSORFLOW_DISTRIBUTIONS,
     allowed_releases,
     best_with_horovod,
     minor,
     pinned,
     python_for,
-    pythons_of,
-    why_not_horovod,
-    works_with_horovod,
 )
 
 _FILES = (".whl", ".tar.gz", ".zip")
-_AND_CUDA_SINCE = Version("2.14")
 _OPTION_FIX = (
     "give packages as PEP 508 requirements, such as scikit-learn==1.5.2; options belong to the user's pip.conf"
 )
 
 
 class Software(NamedTuple):
-    """What :func:`resolve` reads. ``unknown``: paths whose values are not known yet."""
+    """What :func:`resolve` reads. ``unknown``: paths whose values are not known yet. ``distribution`` and
+    ``legacy_keras`` as in :class:`~.compatibility.Versions`."""
 
     packages: tuple[str, ...] = ()
     framework_version: str | None = None
@@ -53,16 +55,22 @@ class Software(NamedTuple):
     use_gpu: bool = False
     horovod: bool = False
     unknown: frozenset[str] = frozenset()
+    distribution: str = ""
+    legacy_keras: bool = False
 
 
-class _Named(NamedTuple):
-    path: str
-    requirement: Requirement
+class Resolved(NamedTuple):
+    """The environment, every problem on the way, and what is likely wrong or not known (texts for people). With
+    problems, the environment is only a guess."""
+
+    environment: EnvironmentSpec
+    problems: list[InputProblem]
+    warnings: list[str]
 
 
 def default_requirements(*, use_gpu: bool = False) -> tuple[str, ...]:
     """Requirements of a job that names no package."""
-    return resolve(Software(use_gpu=use_gpu))[0].requirements
+    return resolve(Software(use_gpu=use_gpu)).environment.requirements
 
 
 def framework_text(environment: EnvironmentSpec) -> str:
@@ -77,32 +85,47 @@ def framework_text(environment: EnvironmentSpec) -> str:
     return ""
 
 
-def resolve(wanted: Software) -> tuple[EnvironmentSpec, list[InputProblem]]:
-    """The environment and every problem on the way; with problems, the environment is only a guess."""
+def resolve(wanted: Software) -> Resolved:
+    """The software that a job gets."""
     problems: list[InputProblem] = []
     named = _parse(wanted.packages, problems)
-    own_horovod = [item for item in named if canonicalize_name(item.requirement.name) == "horovod"]
+    own_horovod = [item for item in named if item.name == "horovod"]
     for item in own_horovod:
         problems.extend(_check_horovod(item))
     horovod = wanted.horovod or bool(own_horovod)
-    frameworks = [item for item in named if canonicalize_name(item.requirement.name) in TENSORFLOW_DISTRIBUTIONS]
+    frameworks = [item for item in named if item.name in TENSORFLOW_DISTRIBUTIONS]
     others = [item for item in named if item not in frameworks and item not in own_horovod]
     framework = _framework(wanted, frameworks, problems)
     where = _framework_path(wanted, frameworks)
     if horovod and framework is not None:
-        framework = _with_horovod(framework, where, problems)
-        problems.extend(_check_keras(others))
-    python = _python(wanted, framework, where, problems)
+        framework = _with_horovod(framework)
+    python, asked = _python(wanted, framework, problems)
+    found, warnings = compatibility.check(
+        Versions(
+            framework,
+            where,
+            python=asked,
+            packages=tuple(others),
+            horovod=horovod,
+            use_gpu=wanted.use_gpu,
+            distribution=wanted.distribution,
+            legacy_keras=wanted.legacy_keras,
+        )
+    )
+    # Where a path is wrong already, what follows from it would only mislead.
+    wrong = {problem.path for problem in problems}
+    problems.extend(problem for problem in found if problem.path not in wrong)
     requirements = _normalise([item.requirement for item in others] + ([framework] if framework is not None else []))
-    return EnvironmentSpec(
+    environment = EnvironmentSpec(
         requirements=requirements,
         python=python,
         horovod=HOROVOD_VERSION if horovod else "",
         mpi=horovod,
-    ), problems
+    )
+    return Resolved(environment, problems, warnings)
 
 
-def _parse(packages: tuple[str, ...], problems: list[InputProblem]) -> list[_Named]:
+def _parse(packages: tuple[str, ...], problems: list[InputProblem]) -> list[Named]:
     named = []
     for index, text in enumerate(packages):
         path = paths.join("pipPackages", index)
@@ -110,7 +133,7 @@ def _parse(packages: tuple[str, ...], problems: list[InputProblem]) -> list[_Nam
             problems.append(_bad_requirement(path, text.strip(), "a file without a name"))
             continue
         try:
-            named.append(_Named(path, Requirement(text.strip())))
+            named.append(Named(path, Requirement(text.strip())))
         except InvalidRequirement as error:
             problems.append(_bad_requirement(path, text.strip(), str(error).splitlines()[0]))
     return named
@@ -134,7 +157,7 @@ def _url(text: str) -> str:
     return text if "://" in text else f"file://{text if text.startswith('/') else '/path/of/' + text}"
 
 
-def _check_horovod(item: _Named) -> list[InputProblem]:
+def _check_horovod(item: Named) -> list[InputProblem]:
     requirement = item.requirement
     if requirement.url or not requirement.specifier.contains(HOROVOD_VERSION, prereleases=True):
         return [
@@ -148,13 +171,13 @@ def _check_horovod(item: _Named) -> list[InputProblem]:
     return []
 
 
-def _framework_path(wanted: Software, frameworks: list[_Named]) -> str:
+def _framework_path(wanted: Software, frameworks: list[Named]) -> str:
     if frameworks:
         return frameworks[0].path
     return "frameworkVersion" if wanted.framework_version is not None else "pipPackages"
 
 
-def _framework(wanted: Software, frameworks: list[_Named], problems: list[InputProblem]) -> Requirement | None:
+def _framework(wanted: Software, frameworks: list[Named], problems: list[InputProblem]) -> Requirement | None:
     """The one TensorFlow requirement; None where it cannot be told yet."""
     version = _framework_version(wanted, problems)
     names = {canonicalize_name(item.requirement.name) for item in frameworks}
@@ -214,7 +237,7 @@ def _default(wanted: Software, version: SpecifierSet | None) -> Requirement:
     if not wanted.use_gpu:
         return Requirement(f"tensorflow-cpu{specifier}")
     releases = allowed_releases(specifier)
-    cuda = not releases or max(releases) >= _AND_CUDA_SINCE
+    cuda = not releases or (max(releases).major, max(releases).minor) >= AND_CUDA_SINCE
     return Requirement(f"tensorflow{'[and-cuda]' if cuda else ''}{specifier}")
 
 
@@ -257,94 +280,33 @@ def _impossible(specifier: SpecifierSet) -> bool:
     return bool(lower and upper and max(lower) > min(upper))
 
 
-def _with_horovod(framework: Requirement, path: str, problems: list[InputProblem]) -> Requirement:
-    expected = f"a TensorFlow that Horovod {HOROVOD_VERSION} trains with"
-    if framework.url is not None:
-        problems.append(
-            InputProblem(
-                path,
-                f"{framework.name} from an address has no version to build Horovod for",
-                expected,
-                f"say {framework.name}=={DEFAULT_TENSORFLOW}",
-            )
-        )
-        return framework
-    version = pinned(framework.specifier)
-    if version is None:
+def _with_horovod(framework: Requirement) -> Requirement:
+    """An open or ranged TensorFlow becomes the version that Horovod is known to work with."""
+    if framework.url is None and pinned(framework.specifier) is None:
         best = best_with_horovod(framework.specifier)
         if best is not None:
             framework.specifier = SpecifierSet(f"=={best}")
-            return framework
-    elif works_with_horovod(version):
-        return framework
-    found = framework.specifier if len(framework.specifier) > 0 else framework.name
-    near = best_with_horovod(SpecifierSet())
-    problems.append(
-        InputProblem(
-            path,
-            f"{framework.name} {found}: {why_not_horovod(version, framework.specifier)}",
-            expected,
-            f"say {framework.name}=={near}, the nearest that works"
-            + (f' (frameworkVersion: "{near}")' if path == "frameworkVersion" else ""),
-        )
-    )
     return framework
 
 
-def _check_keras(others: list[_Named]) -> list[InputProblem]:
-    return [
-        InputProblem(
-            item.path,
-            f"{item.requirement} is Keras 3, with which Horovod's DistributedOptimizer does not reduce gradients: "
-            "ranks drift apart without an error",
-            "Keras 2, which TensorFlow up to 2.15 brings along",
-            "remove it",
-        )
-        for item in others
-        if canonicalize_name(item.requirement.name) in {"keras", "keras-nightly"}
-        and len(item.requirement.specifier) > 0
-        and not any(item.requirement.specifier.contains(f"2.{n}.0") for n in range(10, 16))
-    ]
-
-
-def _python(wanted: Software, framework: Requirement | None, where: str, problems: list[InputProblem]) -> str:
-    series = [] if framework is None or framework.url else allowed_releases(framework.specifier)
-    if wanted.python_version is None:
-        if series and not any(pythons_of(release) for release in series):
-            problems.append(
-                InputProblem(
-                    where,
-                    f"{framework} runs only with a Python before 3.8, which cannot be had any more",
-                    "TensorFlow 2.2 or later",
-                    f'say {DEFAULT_TENSORFLOW}: scripts for TensorFlow 1 run there with "import '
-                    'tensorflow.compat.v1 as tf"',
-                )
-            )
-        return python_for(series)
+def _python(wanted: Software, framework: Requirement | None, problems: list[InputProblem]) -> tuple[str, str]:
+    """The environment's Python, and what the user asked for: empty where that is left open, or wrong in itself."""
     text = wanted.python_version
+    if text is None:
+        return python_for([] if framework is None or framework.url else allowed_releases(framework.specifier)), ""
     parts = text.split(".")
     if not all(part.isascii() and part.isdigit() for part in parts) or not 2 <= len(parts) <= 3:
         problems.append(
             InputProblem("pythonVersion", f"{text!r} is no version of Python", 'such as "3.11"', 'say "3.11"')
         )
-        return DEFAULT_PYTHON
-    chosen = (int(parts[0]), int(parts[1]))
-    if chosen < (3, 8):
+        return DEFAULT_PYTHON, ""
+    plain = ".".join(str(int(part)) for part in parts)
+    if (int(parts[0]), int(parts[1])) < (3, OLDEST_PYTHON):
         problems.append(
             InputProblem("pythonVersion", f"Python {text} is too old", "3.8 or later", f'say "{DEFAULT_PYTHON}"')
         )
-    elif series and not any(chosen in pythons_of(release) for release in series):
-        newest = max(series)
-        allowed = ", ".join(f"{a}.{b}" for a, b in pythons_of(newest))
-        problems.append(
-            InputProblem(
-                "pythonVersion",
-                f"TensorFlow {newest} does not run with Python {text}",
-                f"one of {allowed or 'none that can be had'}",
-                f'say "{python_for(series)}", or choose a TensorFlow for Python {text} with frameworkVersion',
-            )
-        )
-    return ".".join(str(int(part)) for part in parts)
+        return plain, ""
+    return plain, plain
 
 
 def _normalise(requirements: list[Requirement]) -> tuple[str, ...]:

@@ -1,24 +1,20 @@
-"""Which versions go together: TensorFlow releases, the Pythons they run with, and Horovod.
-
-The Python ranges are those of TensorFlow's wheels. The Horovod table is measured (Horovod 0.28.1, its newest
-release) or taken from the versions that Horovod's own release was tested with.
-"""
+"""Choosing versions that go together, from the tables of :mod:`.matrix`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-DEFAULT_TENSORFLOW = "2.15.1"
-"""The newest TensorFlow with Keras 2, tf.estimator and a working Horovod."""
-
-DEFAULT_PYTHON = "3.11"
-"""Runs with every TensorFlow from 2.12 on, so that one interpreter serves most jobs."""
-
-HOROVOD_VERSION = "0.28.1"
+from pulumi_tfjobs.spec.matrix import (
+    DEFAULT_PYTHON,
+    DEFAULT_TENSORFLOW,
+    HOROVOD_TENSORFLOW,
+    OLDEST_PYTHON,
+    SERIES,
+    HorovodRow,
+)
 
 TENSORFLOW_DISTRIBUTIONS = frozenset(
     {
@@ -38,82 +34,8 @@ TENSORFLOW_DISTRIBUTIONS = frozenset(
 )
 """Distributions that install the module ``tensorflow``; an environment has one of them."""
 
-
-class Series(NamedTuple):
-    """A TensorFlow minor version: its newest patch and the Python 3 minors that it has wheels for (inclusive)."""
-
-    patch: int
-    oldest_python: int
-    newest_python: int
-
-
-# (major, minor) -> wheels on the package index. 1.x and 2.0/2.1 need a Python before 3.8.
-SERIES: dict[tuple[int, int], Series] = {
-    (1, 13): Series(2, 3, 7),
-    (1, 14): Series(0, 3, 7),
-    (1, 15): Series(5, 3, 7),
-    (2, 0): Series(4, 3, 7),
-    (2, 1): Series(4, 5, 7),
-    (2, 2): Series(3, 5, 8),
-    (2, 3): Series(4, 5, 8),
-    (2, 4): Series(4, 6, 8),
-    (2, 5): Series(3, 6, 9),
-    (2, 6): Series(5, 6, 9),
-    (2, 7): Series(4, 7, 10),
-    (2, 8): Series(4, 7, 10),
-    (2, 9): Series(3, 7, 10),
-    (2, 10): Series(1, 7, 10),
-    (2, 11): Series(1, 7, 10),
-    (2, 12): Series(1, 8, 11),
-    (2, 13): Series(1, 8, 11),
-    (2, 14): Series(1, 9, 11),
-    (2, 15): Series(1, 9, 11),
-    (2, 16): Series(2, 9, 12),
-    (2, 17): Series(1, 9, 12),
-    (2, 18): Series(1, 9, 12),
-    (2, 19): Series(1, 9, 12),
-    (2, 20): Series(0, 9, 13),
-    (2, 21): Series(0, 10, 13),
-}
-_OLDEST_PYTHON = 8
-
-
-class HorovodRow(NamedTuple):
-    """What is known of one range of TensorFlow versions with Horovod 0.28.1."""
-
-    tensorflow: str
-    verdict: Literal["works", "accepted", "refused"]
-    why: str
-    source: str
-
-
-HOROVOD_TENSORFLOW = (
-    HorovodRow(
-        ">=2.15,<2.16",
-        "works",
-        "builds unmodified and trains",
-        "run here: the 0.28.1 wheel, built against 2.15.1 on Python 3.11, with Gloo and with MPI",
-    ),
-    HorovodRow(
-        ">=2.10,<2.15",
-        "accepted",
-        "Keras 2; not run here",
-        "the TensorFlow versions that Horovod 0.28 was released for, and those between them and 2.15",
-    ),
-    HorovodRow(
-        ">=2.16",
-        "refused",
-        "with Keras 3 (TensorFlow 2.16 and later) Horovod's DistributedOptimizer silently does not reduce gradients, "
-        "so ranks drift apart without an error",
-        "run here: 2.21 with Keras 3; BroadcastGlobalVariablesCallback crashes there too",
-    ),
-    HorovodRow(
-        "<2.10",
-        "refused",
-        "Horovod 0.28.1 was not released for a TensorFlow this old",
-        "Horovod 0.28's release",
-    ),
-)
+# So many minor versions to come are thought of.
+_LATER = 100
 
 
 def minor(version: Version) -> str:
@@ -146,12 +68,22 @@ def allowed_releases(specifier: SpecifierSet) -> list[Version]:
     return [release for release in releases() if release in specifier]
 
 
+def admits_newer(specifier: SpecifierSet) -> bool:
+    """Whether it allows a TensorFlow that is newer than all that is known here."""
+    exact = pinned(specifier)
+    major, number = max(SERIES)
+    if exact is not None:
+        return (exact.major, exact.minor) > (major, number)
+    later = [f"{major}.{number + more}.0" for more in range(1, _LATER)]
+    return any(version in specifier for version in (*later, f"{major + 1}.0.0"))
+
+
 def pythons_of(release: Version) -> list[tuple[int, int]]:
     """Python versions that a TensorFlow release runs with and that can still be had, oldest first."""
     series = SERIES.get((release.major, release.minor))
     if series is None:
         return []
-    return [(3, number) for number in range(max(series.oldest_python, _OLDEST_PYTHON), series.newest_python + 1)]
+    return [(3, number) for number in range(max(series.oldest_python, OLDEST_PYTHON), series.newest_python + 1)]
 
 
 def python_for(allowed: Iterable[Version]) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pulumi_tfjobs.errors import InputProblem
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.spec.model import EnvironmentSpec
+from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
+
+EnvironmentState = Literal["built", "to build", "present", "missing", "unknown"]
+"""What there is of an environment; ``present`` and ``missing``: an interpreter that the user manages."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,51 @@ class Capabilities:
     ``slots``: how many replicas that take a slot can ever run at once, None where there is no such limit.
     ``gpus``: accelerators the target has, None where only the live target can tell.
     ``controllers``: Horovod controllers (``gloo``, ``mpi``). ``elastic``: whether lost Horovod workers are replaced.
+    ``hourly_price``: of one slot for an hour, in ``currency``; None where it is not known.
     """
 
     slots: int | None
     gpus: int | None
     controllers: frozenset[str] = frozenset({"gloo"})
     elastic: bool = False
+    hourly_price: float | None = None
+    currency: str = "USD"
+
+
+class Headroom(NamedTuple):
+    """Whether a run could start now.
+
+    ``slots``: how many there can ever be, None without a limit. ``free``: how many nobody holds, None where that is not
+    known. ``ahead``: runs that wait and would go first. ``holders``: runs that hold slots. ``trouble``: why the target
+    could not be asked, else empty.
+    """
+
+    slots: int | None = None
+    free: int | None = None
+    ahead: int = 0
+    holders: int = 0
+    unit: Literal["slot", "GPU"] = "slot"
+    trouble: str = ""
+
+    def note(self, needed: int) -> str:
+        """What a run that needs so many slots has to wait for: ``needs 8 GPUs, 4 free, 2 runs ahead``. Empty where it
+        can start at once, or where nothing is known."""
+        if needed <= 0:
+            return ""
+        if self.trouble:
+            return f"could not check free {self.unit}s: {self.trouble}"
+        needs = f"needs {_count(needed, self.unit)}"
+        if self.slots is not None and needed > self.slots:
+            return f"{needs}, the compute target has {self.slots}: it can never start"
+        if self.free is None or (self.free >= needed and not self.ahead):
+            return ""
+        if self.ahead:
+            return f"{needs}, {self.free} free, {_count(self.ahead, 'run')} ahead"
+        return f"{needs}, {self.free} free, {_count(self.holders, 'run')} in progress"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 class Target(ABC):
@@ -67,6 +109,23 @@ class Target(ABC):
     def capabilities(self) -> Capabilities:
         """What this target can do now. May look at the machine; must be quick and change nothing."""
 
+    def headroom(self, plan: LaunchPlan, store: str) -> Headroom:
+        """Whether the run could start now beside the others of the store whose folder that is. Quick, changes nothing
+        and never raises: what cannot be asked is its ``trouble``."""
+        del plan, store
+        return Headroom(slots=self.capabilities().slots)
+
+    def environment_state(self, environment: EnvironmentSpec) -> EnvironmentState:
+        """What there is of the environment. Quick, changes nothing, starts no process and never raises."""
+        del environment
+        return "unknown"
+
+    def warnings(self, spec: JobSpec) -> tuple[str, ...]:
+        """What of the live target makes it likely that the job does not run as it is meant to, for people. Quick,
+        changes nothing, starts no process and never raises."""
+        del spec
+        return ()
+
     @abstractmethod
     async def prepare(self, environment: EnvironmentSpec, progress: Progress) -> str:
         """Make the environment ready where replicas will run. Returns a handle that :meth:`launch` understands (for the
@@ -86,6 +145,10 @@ class Target(ABC):
     async def state(self, folder: RunFolder, attempt: int) -> RunState | None:
         """What became of the attempt, None where it was never launched. A supervisor that vanished without recording
         an end is reported as ``interrupted``."""
+
+    @abstractmethod
+    async def look(self, folder: RunFolder, attempt: int) -> RunState | None:
+        """As :meth:`state`, and nothing at all is written: an interruption is reported, not recorded."""
 
     @abstractmethod
     def watch(self, folder: RunFolder, attempt: int) -> AsyncIterator[RunState]:

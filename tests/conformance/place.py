@@ -67,6 +67,11 @@ class Place(ABC):
     interpreter = sys.executable
     """What ``launch`` takes as the environment."""
 
+    @property
+    def store(self) -> str:
+        """The folder of the store that the runs are in."""
+        return os.path.dirname(os.path.dirname(self.folder("any").root))
+
     def __init__(self) -> None:
         self.launched: list[tuple[RunFolder, int]] = []
 

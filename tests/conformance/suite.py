@@ -22,6 +22,22 @@ SECRET = "correct horse battery staple"
 FOR_EVER = "import signal\nwhile True: signal.pause()\n"
 
 
+def contents(root: str) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder below ``root`` with its time, and what a file holds."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        found[folder] = (os.stat(folder).st_mtime_ns, b"")
+        for name in names:
+            path = os.path.join(folder, name)
+            info = os.lstat(path)
+            if os.path.isfile(path):
+                with open(path, "rb") as stream:
+                    found[path] = (info.st_mtime_ns, stream.read())
+            else:
+                found[path] = (info.st_mtime_ns, b"")
+    return found
+
+
 class Lifecycle:
     """One process: from its launch to each of its ends."""
 
@@ -162,6 +178,51 @@ class Lifecycle:
         folder = await place.launch(plan_of(), "pass")
         last = await place.end(folder)
         assert [state async for state in place.target.watch(folder, 1)] == [last]
+
+
+class Looking:
+    """What a preview asks: it is told the truth, and leaves no trace."""
+
+    async def test_look_before_any_run(self, place: Place) -> None:
+        assert await place.target.look(place.folder("never-0123456789ab"), 1) is None
+
+    async def test_look_at_a_run_that_lives_and_then_has_ended(self, place: Place) -> None:
+        folder = await place.launch(plan_of(), "open('outputs/here', 'w').close()\n" + FOR_EVER)
+        await until(lambda: place.output(folder, "here") is not None, "the script runs")
+        seen = await place.target.look(folder, 1)
+        assert seen is not None
+        assert (seen.phase, seen.run_id, seen.attempt) == (phases.RUNNING, folder.run_id, 1)
+        ended = await place.target.stop(folder, 1)
+        before = contents(place.store)
+        assert await place.target.look(folder, 1) == ended == await place.target.state(folder, 1)
+        assert contents(place.store) == before
+
+    async def test_headroom_before_any_run(self, place: Place) -> None:
+        store = place.store
+        before = contents(store)
+        slots = place.target.capabilities().slots
+        found = place.target.headroom(plan_of(), store)
+        assert (found.slots, found.ahead, found.holders, found.trouble) == (slots, 0, 0, "")
+        assert found.free in {None, slots}
+        assert found.note(1) == ""
+        assert contents(store) == before
+
+    async def test_headroom_while_a_run_has_all_slots(self, place: Place) -> None:
+        slots = place.target.capabilities().slots
+        if slots is None or place.target.headroom(plan_of(), place.store).free is None:
+            pytest.skip("the target has no slots, or cannot tell which are free")
+        folder = await place.launch(
+            plan_of(MultiWorker(workers=slots)),
+            "open('outputs/' + os.environ['TFJOBS_REPLICA_INDEX'], 'w').close()\n" + FOR_EVER,
+        )
+        await until(lambda: place.output(folder, str(slots - 1)) is not None, "the run has its slots")
+        found = place.target.headroom(plan_of(name="other"), place.store)
+        assert (found.free, found.ahead, found.holders) == (0, 0, 1)
+        assert found.note(1) == f"needs 1 {found.unit}, 0 free, 1 run in progress"
+        await place.target.stop(folder, 1)
+        before = contents(place.store)
+        assert place.target.headroom(plan_of(name="other"), place.store).note(1) == ""
+        assert contents(place.store) == before
 
 
 class Surroundings:

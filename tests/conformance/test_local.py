@@ -16,6 +16,9 @@ def place(local_place: LocalPlace) -> LocalPlace:
 class TestLifecycle(suite.Lifecycle): ...
 
 
+class TestLooking(suite.Looking): ...
+
+
 class TestSurroundings(suite.Surroundings): ...
 
 

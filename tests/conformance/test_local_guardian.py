@@ -12,7 +12,8 @@ import pytest
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.targets.local import statefile
 from tests.conformance.local_place import LocalPlace
-from tests.conformance.place import plan_of, read, until
+from tests.conformance.place import plan_of, read, until, write
+from tests.conformance.suite import contents
 
 # A child in a session of its own, as a data loader's helper might be: the kernel does not end it with the replica.
 WITH_ORPHAN = """
@@ -79,6 +80,42 @@ async def test_both_killed_at_once(place: LocalPlace) -> None:
     state = await place.end(folder)
     assert state.phase == phases.INTERRUPTED
     assert place.alive(folder) == []
+
+
+async def test_look_tells_of_an_interruption_and_leaves_it_to_others_to_record_it(place: LocalPlace) -> None:
+    folder = await place.launch(plan_of(), WITH_ORPHAN)
+    orphan = psutil.Process(int(await until(lambda: place.output(folder, "child"), "the script runs")))
+    supervisor = supervisor_of(place, folder.run_id)
+    guardian = supervisor.parent()
+    assert guardian is not None
+    living = await place.target.look(folder, 1)
+    assert living is not None
+    assert living.phase == phases.RUNNING
+    guardian.kill()
+    supervisor.kill()
+    psutil.wait_procs([supervisor, guardian], 10)
+    await until(lambda: not statefile.is_locked(folder.attempt(1).lock), "nobody holds the attempt")
+    before = contents(place.root)
+    seen = await place.target.look(folder, 1)
+    assert seen is not None
+    assert (seen.phase, seen.replicas[0].phase) == (phases.INTERRUPTED, "ended")
+    assert contents(place.root) == before
+    assert orphan.is_running(), "what is left is not ended by looking"
+    assert await place.target.state(folder, 1) == seen, "what is then recorded is what was told"
+    assert contents(place.root) != before
+
+
+async def test_look_at_a_damaged_state(place: LocalPlace) -> None:
+    folder = await place.launch(plan_of(), "pass")
+    await place.end(folder)
+    await until(lambda: not statefile.is_locked(folder.attempt(1).lock), "nobody holds the attempt")
+    write(folder.attempt(1).state, "{")
+    before = contents(place.root)
+    seen = await place.target.look(folder, 1)
+    assert seen is not None
+    assert seen.phase == phases.INTERRUPTED
+    assert "was damaged" in seen.reason
+    assert contents(place.root) == before
 
 
 async def test_a_restart_of_the_machine_is_told_as_such(place: LocalPlace) -> None:

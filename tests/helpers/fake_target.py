@@ -155,6 +155,9 @@ class FakeTarget(Target):
             raise TargetUnavailable("the fake target does not answer")
         return world.states.get((folder.run_id, attempt))
 
+    async def look(self, folder: RunFolder, attempt: int) -> RunState | None:
+        return await self.state(folder, attempt)
+
     async def watch(self, folder: RunFolder, attempt: int) -> AsyncIterator[RunState]:
         last = None
         world.watchers += 1

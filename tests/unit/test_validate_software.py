@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from packaging.version import Version
 
+from pulumi_tfjobs.spec.matrix import HOROVOD_TENSORFLOW
 from pulumi_tfjobs.spec.software import default_requirements
-from pulumi_tfjobs.spec.versions import HOROVOD_TENSORFLOW, SERIES, horovod_row, pythons_of, releases
+from pulumi_tfjobs.spec.versions import horovod_row, pythons_of, releases
 from tests.unit.jobs import problems_of, spec_of
 
 MPI = {"distributedBackend": "mpi"}
@@ -71,6 +73,11 @@ def test_default_requirements() -> None:
         ({**MPI, "pipPackages": ["tf-nightly==2.17.0.dev20240101"]}, "pipPackages[0]", "silently"),
         ({**MPI, "pipPackages": ["tensorflow @ https://example.com/tf.whl"]}, "pipPackages[0]", "tensorflow==2.15.1"),
         ({**MPI, "pipPackages": ["keras>=3"]}, "pipPackages[0]", "Keras 3"),
+        ({**MPI, "pipPackages": ["numpy>=2"]}, "pipPackages[0]", "numpy>=1.23.5,<2"),
+        ({"pipPackages": ["tensorflow==2.17.1", "keras<3"]}, "pipPackages[1]", "TensorFlow 2.15.1"),
+        ({"pipPackages": ["keras==3.*"]}, "pipPackages[0]", "remove it"),
+        ({"pipPackages": ["tensorflow-gpu==2.15.1"], "useGpu": True}, "pipPackages[0]", "tensorflow[and-cuda]==2.15.1"),
+        ({"frameworkVersion": "1.4.0"}, "frameworkVersion", "tensorflow.compat.v1"),
         ({"pipPackages": ["horovod==0.27.0"]}, "pipPackages[0]", "0.28.1"),
         ({"pipPackages": ["tensorflow-cpu==2.15.1", "tensorflow"]}, "pipPackages[1]", "both install"),
         ({"pipPackages": ["tensorflow==2.15.1", "tensorflow==2.16.1"]}, "pipPackages[0]", "no TensorFlow release"),
@@ -117,4 +124,52 @@ def test_each_release_has_one_row_in_horovods_table() -> None:
 
 def test_the_default_runs_with_what_it_says() -> None:
     assert [f"{major}.{minor}" for major, minor in pythons_of(Version("2.15.1"))] == ["3.9", "3.10", "3.11"]
-    assert all(series.oldest_python <= series.newest_python for series in SERIES.values())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"frameworkVersion": "2.30.0"}, "TensorFlow 2.30.0 is not known"),
+        ({"frameworkVersion": "2.30.0", "pythonVersion": "3.15"}, "TensorFlow 2.30.0 is not known"),
+        ({"pipPackages": ["tensorflow>=2.16"], "pythonVersion": "3.14"}, "Python 3.14"),
+        (
+            {"pipPackages": ["tensorflow==2.17.1"], "distributedBackend": "ps", "workerCount": 2},
+            "ParameterServerStrategy",
+        ),
+        (
+            {"pipPackages": ["tensorflow==2.17.1"], "distribution": {"kind": "multiWorker", "workers": 2}},
+            "MultiWorkerMirroredStrategy",
+        ),
+        ({"frameworkVersion": "2.17.1", "environmentVariables": {"TF_USE_LEGACY_KERAS": "1"}}, "add tf-keras==2.17.*"),
+        ({"useGpu": True, "frameworkVersion": "2.13.1"}, "CUDA 11.8"),
+    ],
+)
+def test_what_is_not_known_or_likely_wrong_is_a_warning(inputs: dict[str, Any], says: str) -> None:
+    (warning,) = spec_of(inputs).warnings
+    assert says in warning
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        MPI,
+        {"useGpu": True},
+        {"frameworkVersion": "2.17.1"},
+        {"distributedBackend": "ps", "workerCount": 2},
+        {"userManaged": True, "useGpu": True},
+        {
+            "pipPackages": ["tensorflow==2.17.1", "tf-keras==2.17.0"],
+            "environmentVariables": {"TF_USE_LEGACY_KERAS": "1"},
+            "distributedBackend": "ps",
+        },
+    ],
+)
+def test_a_usual_job_has_no_warnings(inputs: dict[str, Any]) -> None:
+    assert spec_of(inputs).warnings == ()
+
+
+def test_a_warning_does_not_change_what_a_job_is() -> None:
+    spec = spec_of({"frameworkVersion": "2.30.0"})
+    assert spec.warnings
+    assert replace(spec, warnings=()).digest == spec.digest

@@ -9,6 +9,9 @@ from typing import Any
 # What CUDA takes as "none". An empty value would do too, but some launchers drop empty variables.
 NONE = "-1"
 _QUERY_SECONDS = 10.0
+# What the kernel's part of the driver says of itself: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03 …`.
+# The open one says `… Open Kernel Module for x86_64  550.54.15 …`.
+DRIVER_FILE = "/proc/driver/nvidia/version"
 
 _found: list[str] | None = None
 
@@ -45,6 +48,20 @@ def _ask() -> list[tuple[str, str]]:
         return []
     pairs = (line.split(",") for line in answer.splitlines())
     return [(pair[0].strip(), pair[1].strip()) for pair in pairs if len(pair) == 2 and pair[0].strip().isdigit()]
+
+
+def driver_version(path: str = DRIVER_FILE) -> tuple[int, ...]:
+    """The NVIDIA driver's version, empty where there is none or it cannot be told. Starts no process."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            words = stream.readline().split()
+    except OSError:
+        return ()
+    for word in words:
+        parts = word.split(".")
+        if len(parts) > 1 and all(part.isascii() and part.isdigit() for part in parts):
+            return tuple(map(int, parts))
+    return ()
 
 
 def visible(gpus: Sequence[tuple[str, str]], outer: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from pulumi_tfjobs.errors import InputProblem
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_OPTIONS = ("gpus", "name", "slots", "store")
+_OPTIONS = ("currency", "gpus", "hourlyPrice", "name", "slots", "store")
+_LONGEST_CURRENCY = 8
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
@@ -20,6 +22,8 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Inpu
         "slots": _slots(options.get("slots"), problems),
         "gpus": _gpus(options.get("gpus"), problems),
         "store": _store(options.get("store"), problems),
+        "hourlyPrice": _price(options.get("hourlyPrice"), problems),
+        "currency": _currency(options.get("currency"), problems),
     }, problems
 
 
@@ -95,3 +99,35 @@ def _gpus(value: Any, problems: list[InputProblem]) -> int | str:
         )
     )
     return "auto"
+
+
+def _price(value: Any, problems: list[InputProblem]) -> float | None:
+    """Of one slot for an hour."""
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 <= value < math.inf:
+        return float(value)
+    found = f"{value!r} is not a price"
+    if isinstance(value, Mapping):
+        found = "it is a price for each type of node, and this machine has no such types"
+    problems.append(
+        InputProblem("hourlyPrice", found, "what one slot costs an hour: a number, 0 or more", "write for example 0.5")
+    )
+    return None
+
+
+def _currency(value: Any, problems: list[InputProblem]) -> str:
+    if value is None:
+        return "USD"
+    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_CURRENCY and " " not in value:
+        return value
+    problems.append(
+        InputProblem(
+            "currency",
+            f"{value!r} is not a currency",
+            f"its code or sign, at most {_LONGEST_CURRENCY} characters",
+            'write for example "USD"',
+        )
+    )
+    return "USD"

@@ -68,6 +68,15 @@ class Place(NamedTuple):
     position: int | None
 
 
+class Prospect(NamedTuple):
+    """What a run would find if it came now. ``ahead``: how many runs that wait would go first, 0 where it would get its
+    slots at once. ``free``: as in :class:`Turn`. ``holders``: how many runs hold slots."""
+
+    free: int
+    ahead: int
+    holders: int
+
+
 class Queue:
     """One run's part in the queue that is in this folder."""
 
@@ -156,13 +165,7 @@ def open_handles(processes: Iterable[tuple[int, int]]) -> list[int] | None:
 def snapshot(folder: str) -> list[Place]:
     """Those that hold slots, then those that wait, the next one first, then those that can never start. Changes
     nothing. Raises OSError."""
-    with contextlib.ExitStack() as stack:
-        # A listing that meets a ticket's change of name may show it twice or not at all. Where there is no lock to be
-        # had, that is still better than no answer.
-        with contextlib.suppress(OSError):
-            stack.enter_context(_alone(folder, create=False))
-        found = _read(folder)
-    tickets, _ = _living(folder, found)
+    tickets = _good(folder)
     queue = scheduling.waiting(tickets)
     never = [ticket for ticket in tickets if not (ticket.granted or ticket.possible)]
     return [
@@ -170,6 +173,31 @@ def snapshot(folder: str) -> list[Place]:
         *(_place(ticket, position) for position, ticket in enumerate(queue, 1)),
         *(_place(ticket, None) for ticket in never),
     ]
+
+
+def prospect(folder: str, ticket: Ticket) -> Prospect:
+    """How it would go with this ticket if it were entered now. Changes nothing. Raises OSError."""
+    tickets = _good(folder)
+    own = ticket._replace(number=1 + max((other.number for other in tickets), default=0))
+    joined = [*tickets, own]
+    queue = scheduling.waiting(joined)
+    at_once = not own.slots or own in scheduling.due(joined, time.monotonic())
+    return Prospect(
+        free=max(0, own.capacity - scheduling.used(tickets)),
+        ahead=queue.index(own) if own in queue and not at_once else 0,
+        holders=len(scheduling.holding(tickets)),
+    )
+
+
+def _good(folder: str) -> list[Ticket]:
+    """The good tickets, as somebody sees them who takes no part."""
+    with contextlib.ExitStack() as stack:
+        # A listing that meets a ticket's change of name may show it twice or not at all. Where there is no lock to be
+        # had, that is still better than no answer.
+        with contextlib.suppress(OSError):
+            stack.enter_context(_alone(folder, create=False))
+        found = _read(folder)
+    return _living(folder, found)[0]
 
 
 def _place(ticket: Ticket, position: int | None) -> Place:

@@ -9,18 +9,18 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
 
 from pulumi_tfjobs import faultpoints
 from pulumi_tfjobs.errors import InputProblem, LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.spec.model import EnvironmentSpec
+from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec
 from pulumi_tfjobs.spec.state import RunState
-from pulumi_tfjobs.targets.base import Capabilities, Progress, Target
+from pulumi_tfjobs.targets.base import Capabilities, EnvironmentState, Headroom, Progress, Target
 from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.local import gpus, interruption, mpi, start, statefile
+from pulumi_tfjobs.targets.local import gpus, interruption, mpi, prospects, start, statefile
 from pulumi_tfjobs.targets.local.options import check_options
 from pulumi_tfjobs.targets.local.processes import boot_id, is_same, open_process, send
 
@@ -46,17 +46,28 @@ class LocalTarget(Target):
         slots: How many replicas that take a slot may run at once, >= 1; default one per GPU, else one per CPU.
         gpus: ``"auto"`` (default: what nvidia-smi and ``CUDA_VISIBLE_DEVICES`` allow) or how many to use, >= 0.
         store: Name of the store that keeps the runs, default ``default``. It is the namespace in resource ids.
+        hourlyPrice: What one slot costs an hour, >= 0; previews then tell what runs will cost.
+        currency: Of that price, default ``USD``.
     """
 
     kind: ClassVar[str] = "local"
 
     def __init__(
-        self, name: str = "here", *, slots: int | None = None, gpus: int | str = "auto", store: str = "default"
+        self,
+        name: str = "here",
+        *,
+        slots: int | None = None,
+        gpus: int | str = "auto",
+        store: str = "default",
+        hourly_price: float | None = None,
+        currency: str = "USD",
     ) -> None:
         self.name = name
         self._slots = slots
         self._gpus = gpus
         self._store = store
+        self._hourly_price = hourly_price
+        self._currency = currency
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
@@ -69,11 +80,20 @@ class LocalTarget(Target):
             slots=options.get("slots"),
             gpus=options.get("gpus", "auto"),
             store=options.get("store", "default"),
+            hourly_price=options.get("hourlyPrice"),
+            currency=options.get("currency", "USD"),
         )
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"name": self.name, "slots": self._slots, "gpus": self._gpus, "store": self._store}
+        return {
+            "name": self.name,
+            "slots": self._slots,
+            "gpus": self._gpus,
+            "store": self._store,
+            "hourlyPrice": self._hourly_price,
+            "currency": self._currency,
+        }
 
     @property
     def namespace(self) -> str:
@@ -93,7 +113,28 @@ class LocalTarget(Target):
         slots = self._slots
         if slots is None:
             slots = accelerators or len(os.sched_getaffinity(0))
-        return Capabilities(slots=slots, gpus=accelerators, controllers=frozenset({"gloo", "mpi"}), elastic=True)
+        return Capabilities(
+            slots=slots,
+            gpus=accelerators,
+            controllers=frozenset({"gloo", "mpi"}),
+            elastic=True,
+            hourly_price=self._hourly_price,
+            currency=self._currency,
+        )
+
+    def headroom(self, plan: LaunchPlan, store: str) -> Headroom:
+        return prospects.headroom(plan, store, self.capabilities())
+
+    def environment_state(self, environment: EnvironmentSpec) -> EnvironmentState:
+        from pulumi_tfjobs.environments import status
+
+        try:
+            return status(environment)
+        except OSError:
+            return "unknown"
+
+    def warnings(self, spec: JobSpec) -> tuple[str, ...]:
+        return prospects.warnings(spec, gpus.driver_version()) if spec.use_gpu else ()
 
     async def prepare(self, environment: EnvironmentSpec, progress: Progress) -> str:
         from pulumi_tfjobs.environments import build
@@ -139,9 +180,16 @@ class LocalTarget(Target):
             raise LaunchFailed(f"{plan.run_id}: attempt {attempt} could not be started: {error}") from error
 
     async def state(self, folder: RunFolder, attempt: int) -> RunState | None:
-        return await asyncio.to_thread(self._state, folder, attempt)
+        return await asyncio.to_thread(self._state, folder, attempt, _interrupted)
 
-    def _state(self, folder: RunFolder, attempt: int) -> RunState | None:
+    async def look(self, folder: RunFolder, attempt: int) -> RunState | None:
+        return await asyncio.to_thread(self._state, folder, attempt, interruption.tell)
+
+    @staticmethod
+    def _state(
+        folder: RunFolder, attempt: int, interrupted: Callable[[AttemptFolder], RunState | None]
+    ) -> RunState | None:
+        """``interrupted``: what is done about an attempt whose supervisor is gone without having recorded an end."""
         at = folder.attempt(attempt)
         starting = RunState(run_id=folder.run_id, attempt=attempt, phase=phases.STARTING)
         try:
@@ -149,12 +197,12 @@ class LocalTarget(Target):
                 found = statefile.read_state(at.state)
             except ValueError:
                 # Damaged, as a power cut may leave it. A supervisor that lives writes it anew.
-                return starting if statefile.is_locked(at.lock) else _interrupted(at)
+                return starting if statefile.is_locked(at.lock) else interrupted(at)
             if found is None:
                 return starting if statefile.is_locked(at.lock) else None
             if found.finished or statefile.is_locked(at.lock):
                 return found
-            return _interrupted(at)
+            return interrupted(at)
         except (OSError, ValueError) as error:
             raise TargetUnavailable(
                 f"{folder.run_id}: the state of attempt {attempt} cannot be read: {error}"

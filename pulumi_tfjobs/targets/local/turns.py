@@ -21,12 +21,16 @@ UNWATCHED_SECONDS = 0.2
 ENDING_SECONDS = 10.0
 
 
+def most_seconds(limit: float | None, grace: float) -> float | None:
+    """How long a run holds its slots at most, None where it has no time limit."""
+    return None if limit is None else limit + grace + ENDING_SECONDS
+
+
 class Turns:
     """One attempt in the queue for the slots of its store."""
 
     def __init__(self, run: RunFolder, folder: AttemptFolder, plan: dict[str, Any], capacity: int | None) -> None:
         needed = sum(1 for replica in plan["replicas"] if replica["slot"])
-        limit = plan["max_run_duration_seconds"]
         guardian = os.getppid()
         self._queue = Queue(run.slots)
         self._entered = False
@@ -41,7 +45,7 @@ class Turns:
             start_ticks=start_ticks(os.getpid()) or 0,
             guardian=guardian,
             guardian_ticks=start_ticks(guardian) or 0,
-            seconds=None if limit is None else limit + plan["stop_grace_seconds"] + ENDING_SECONDS,
+            seconds=most_seconds(plan["max_run_duration_seconds"], plan["stop_grace_seconds"]),
         )
 
     def look(self) -> Turn:
