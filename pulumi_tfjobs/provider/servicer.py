@@ -21,7 +21,8 @@ from pulumi_tfjobs.provider.faults import Unsupported
 from pulumi_tfjobs.provider.protos import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi_tfjobs.provider.schema import SCHEMA_FILE
 from pulumi_tfjobs.provider.training_job import TYPE as JOB_TYPE
-from pulumi_tfjobs.provider.training_job import TrainingJobs, resource_type
+from pulumi_tfjobs.provider.training_job import TrainingJobs
+from pulumi_tfjobs.provider.urns import resource_type
 
 PLUGIN_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "pulumi-plugin.json")
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pulumi_tfjobs.errors import InvalidInputs, TfJobsError
 from pulumi_tfjobs.provider import wire
+from pulumi_tfjobs.provider.asking import Differ, Lifecycle
 from pulumi_tfjobs.provider.differing import UNSUCCESSFUL, answer, top
 from pulumi_tfjobs.provider.engine_log import EngineLog, Row
 from pulumi_tfjobs.provider.faults import InitFailed
 from pulumi_tfjobs.provider.planned import GENERATION, Plans, current_of, result_of
 from pulumi_tfjobs.provider.protos import provider_pb2
+from pulumi_tfjobs.provider.urns import resource_name
+from pulumi_tfjobs.provider.waiting import until_cancelled
 from pulumi_tfjobs.provider.wire import UNKNOWN
 
 if TYPE_CHECKING:
-    from pulumi_tfjobs.lifecycle import Current, Planned, ProgressCallback, ReadResult, RunResult
-    from pulumi_tfjobs.plan import Change, JobPlan
+    from pulumi_tfjobs.lifecycle import Planned, ProgressCallback, RunResult
     from pulumi_tfjobs.spec.model import JobSpec
 
 TYPE = "tfjobs:index:TrainingJob"
@@ -57,73 +59,18 @@ REFERRER = "__referrer"
 CANCEL_SECONDS = 10.0
 
 
-class Lifecycle(Protocol):
-    """What :mod:`pulumi_tfjobs.lifecycle` offers. Tests put something quicker in its place."""
-
-    def check(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        name: str,
-        directory: str,
-        unknown: frozenset[str],
-        secret: frozenset[str],
-    ) -> JobSpec: ...
-
-    def source_property(self, spec: JobSpec) -> dict[str, str]: ...
-
-    async def own(self, spec: JobSpec, urn: str, current: Current | None) -> JobSpec: ...
-
-    async def settle(
-        self, spec: JobSpec, *, changes: Sequence[Change], current: Current | None, forced: bool = False
-    ) -> Planned: ...
-
-    async def describe(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
-
-    def unchanged(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
-
-    async def reused_outputs(self, planned: Planned) -> dict[str, Any] | None: ...
-
-    async def ensure(
-        self,
-        spec: JobSpec,
-        *,
-        inputs: Mapping[str, Any],
-        urn: str,
-        secrets: Mapping[str, str],
-        timeout: float | None,
-        cancelled: asyncio.Event,
-        progress: ProgressCallback,
-        new: bool,
-    ) -> RunResult: ...
-
-    async def read(self, resource_id: str, /) -> ReadResult | None: ...
-
-    async def delete(
-        self, resource_id: str, /, *, urn: str, inputs: Mapping[str, Any], replaced: bool, progress: ProgressCallback
-    ) -> None: ...
-
-
-class Differ(Protocol):
-    """What :func:`pulumi_tfjobs.plan.diff` offers."""
-
-    def __call__(
-        self,
-        old_inputs: Mapping[str, Any],
-        new_inputs: Mapping[str, Any],
-        *,
-        old_digest: str,
-        new_digest: str | None,
-        unknown: frozenset[str],
-        secret: frozenset[str],
-    ) -> Sequence[Change]: ...
-
-
 class _Checked(NamedTuple):
     """Inputs as Check answered them, and what they mean."""
 
     properties: dict[str, Any]
     spec: JobSpec
+
+
+class _Diffed(NamedTuple):
+    """Inputs as Diff was asked about them, and what it decided."""
+
+    properties: dict[str, Any]
+    planned: Planned
 
 
 class TrainingJobs:
@@ -140,7 +87,7 @@ class TrainingJobs:
         self._given_lifecycle = lifecycle
         self._given_differ = differ
         self._checked: dict[str, _Checked] = {}
-        self._planned: dict[str, Planned] = {}  # of the resources that are in the state
+        self._diffed: dict[str, _Diffed] = {}
         self._plans = Plans(log)
         self._operations: set[asyncio.Event] = set()
         self._cancelled = False
@@ -269,7 +216,7 @@ class TrainingJobs:
             planned = await self._lifecycle.settle(spec, changes=changes, current=current)
             decision = planned.decision
             if checked:
-                self._planned[request.urn] = planned
+                self._diffed[request.urn] = _Diffed(properties, planned)
                 if decision.klass == "nothing":
                     self._plans.keep(
                         self._lifecycle.unchanged(planned, urn=request.urn, name=resource_name(request.urn))
@@ -285,14 +232,7 @@ class TrainingJobs:
         """Make the run exist and wait for it; in a preview, say what would be."""
         properties = wire.decode(request.properties)
         spec = await self._spec(request.urn, properties)
-        planned = self._planned.get(request.urn)
-        if planned is None:
-            spec = await self._lifecycle.own(spec, request.urn, None)
-            planned = await self._lifecycle.settle(spec, changes=(), current=None)
-        elif not planned.decision.replaces:
-            planned = await self._lifecycle.settle(
-                planned.spec, changes=planned.decision.changes, current=planned.current, forced=True
-            )
+        planned = await self._to_create(spec, request.urn, properties)
         if request.preview:
             outputs = await self._preview(planned, request.urn, properties)
             return provider_pb2.CreateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
@@ -305,14 +245,30 @@ class TrainingJobs:
             raise InitFailed(result.id, encoded, result.failure, request.properties)
         return provider_pb2.CreateResponse(id=result.id, properties=encoded)
 
+    async def _to_create(self, spec: JobSpec, urn: str, properties: Mapping[str, Any]) -> Planned:
+        """What a Create of these inputs does: of a new resource, or in the place of one that was compared before."""
+        diffed = self._diffed.get(urn)
+        if diffed is None:
+            own = await self._lifecycle.own(spec, urn, None)
+            return await self._lifecycle.settle(own, changes=(), current=None)
+        decision, same = diffed.planned.decision, diffed.properties == properties
+        if same and decision.replaces:
+            return diffed.planned
+        # Nothing that we know of asks for it: the user does (`--replace`, `replaceOnChanges`).
+        own = await self._lifecycle.own(spec, urn, diffed.planned.current)
+        changes = decision.changes if same else ()
+        return await self._lifecycle.settle(own, changes=changes, current=diffed.planned.current, forced=True)
+
     async def update(self, request: provider_pb2.UpdateRequest) -> provider_pb2.UpdateResponse:
         """Go on with the run: wait for it again, make a new attempt where it failed, or just take new metadata."""
         properties = wire.decode(request.news)
         old = wire.decode(request.olds)
         current = current_of(request.id, wire.split(old).plain)
         spec = await self._lifecycle.own(await self._spec(request.urn, properties), request.urn, current)
-        planned = self._planned.get(request.urn)
-        if planned is None:
+        diffed = self._diffed.get(request.urn)
+        if diffed is not None and diffed.properties == properties:
+            planned = diffed.planned
+        else:
             planned = await self._lifecycle.settle(spec, changes=(), current=current)
         if request.preview:
             stays = planned.decision.klass in {"nothing", "metadata"}
@@ -382,7 +338,7 @@ class TrainingJobs:
                 )
             )
             grace = CANCEL_SECONDS + (spec.stop_grace_seconds if spec.on_cancel == "stop" else 0.0)
-            result = await _until_cancelled(task, cancelled, grace)
+            result = await until_cancelled(task, cancelled, grace)
         await row.finish()
         for _, text in result.tails:
             await self._log.block(urn, text)
@@ -447,33 +403,3 @@ def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 def _progress(row: Row) -> ProgressCallback:
     return lambda line: row(line.text, final=line.final)
-
-
-async def _until_cancelled(task: asyncio.Future[RunResult], cancelled: asyncio.Event, grace: float) -> RunResult:
-    """The task's result. It ends its own waiting when cancelled; where it does not in time, it is ended."""
-    waiter = asyncio.ensure_future(cancelled.wait())
-    either: set[asyncio.Future[Any]] = {task, waiter}
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await asyncio.wait({task}, timeout=grace)
-        if task.done():
-            return task.result()
-        raise TfJobsError(
-            "the update was cancelled, and what it was doing did not end in time. Run `pulumi up` again: it goes on "
-            "with the same run"
-        )
-    finally:
-        waiter.cancel()
-        task.cancel()
-
-
-def resource_name(urn: str) -> str:
-    """The name in a URN: ``urn:pulumi:dev::project::tfjobs:index:TrainingJob::mnist`` → ``mnist``."""
-    return urn.split("::", 3)[-1]
-
-
-def resource_type(urn: str) -> str:
-    """The type in a URN, without those of its parents."""
-    parts = urn.split("::", 3)
-    return parts[2].rpartition("$")[2] if len(parts) == 4 else ""

@@ -36,6 +36,7 @@ __all__ = [
 
 NAME_LENGTH = 50
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}\Z")
 _INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 _NOTHING = SourceManifest(root="", files=())
@@ -106,6 +107,7 @@ def build_spec(
     distributed_known = not any(paths.touches(key, hidden) for key in ("distribution", *topology.FLAT, "computeTarget"))
     if distributed_known:
         problems.extend(check_target(args, distribution, target, capabilities))
+    problems.extend(_check_resume_from(args))
     problems.extend(_check_variables(args, inputs))
     problems.extend(_check_expressions(args, hidden))
     if args.success_policy != "default" and isinstance(distribution, Single) and distributed_known:
@@ -207,6 +209,19 @@ def _near(script: str, files: list[str]) -> str:
     found = found or [path for path in sorted(files) if path.endswith(".py")][:5]
     there = f"say one of these that are there: {', '.join(found)}" if found else "put the script there"
     return f"{there} (files named by .amlignore, .gitignore or .tfjobsignore are left out)"
+
+
+def _check_resume_from(args: JobArgs) -> list[InputProblem]:
+    if not args.resume_from or _RUN_ID.match(args.resume_from):
+        return []
+    return [
+        InputProblem(
+            "resumeFrom",
+            f"{args.resume_from!r} is no id of a run",
+            "the id of a run in the same store, such as mnist-1a2b3c4d5e6f",
+            "`tfjobs runs` lists them",
+        )
+    ]
 
 
 def _check_variables(args: JobArgs, inputs: Iterable[InputData]) -> list[InputProblem]:
