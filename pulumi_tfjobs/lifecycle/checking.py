@@ -73,7 +73,7 @@ def _scan_source(path: Any, directory: str, problems: list[InputProblem], *, cod
         )
         return None
     try:
-        return scan(_resolve(path, directory), **({"code": True} if code else {}))
+        return scan(_resolve(path, directory), code=code)
     except InvalidInputs as error:
         problems.extend(error.problems)
         return None

@@ -24,6 +24,7 @@ from pulumi_tfjobs.plan.record import ChangeRecord, EnvironmentRecord, JobPlan, 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import JobSpec
+from pulumi_tfjobs.spec.paths import inside
 from pulumi_tfjobs.spec.software import framework_text
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.store.home import store_root
@@ -121,10 +122,11 @@ async def settle(
         return Planned(spec, decide(exists=True, digest=current.digest, run=None, status=current.status), current, None)
     target = open_target(spec.target)
     store = peek(target.namespace)
+    stays = current is not None and not forced and _ignored(spec, changes, current)
     try:
         if current is not None:
             now = await _known(target, peek(current.store), peek(current.store).get(current.run_id))
-        if not spec.unknown:
+        if not spec.unknown and not stays:
             run = await _known(target, store, store.by_digest(spec.digest))
     except TfJobsError as error:
         trouble = f"what is known of earlier runs could not be read: {error}"
@@ -139,7 +141,16 @@ async def settle(
         resumes=bool(spec.resume_from),
         forced=forced,
     )
+    if current is not None and stays and decision.launches:
+        reason = f"{current.run_id} stays as it is: the program ignores what would make it another run"
+        decision = decision._replace(klass="metadata", launches=False, reason=reason)
     return Planned(spec, decision, current, run, trouble)
+
+
+def _ignored(spec: JobSpec, changes: Sequence[Change], current: Current) -> bool:
+    """Whether the content has changed and the program says to ignore that (``ignoreChanges``)."""
+    known = bool(current.digest) and not spec.unknown
+    return known and spec.digest != current.digest and not any(change.klass == "retrain" for change in changes)
 
 
 def _as_stated(current: Current | None) -> Known | None:
@@ -351,7 +362,7 @@ def duration_of(store: RunStore, job: str) -> tuple[float | None, int]:
 
 
 def _files(planned: Planned) -> tuple[Any, ...]:
-    paths = [c for c in planned.decision.changes if c.path.startswith("source") and c.klass == "retrain"]
+    paths = [c for c in planned.decision.changes if inside(c.path, "source") and c.klass == "retrain"]
     if not paths or planned.current is None:
         return ()
     return file_records(paths, planned.spec.source, peek(planned.current.store), planned.current.run_id)

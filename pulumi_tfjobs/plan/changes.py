@@ -40,6 +40,7 @@ _PLACE = {"kind": "local", "store": "default", "namespace": "default"}
 _MAPS_OF_METADATA = ("tags",)
 HIDDEN = "[secret]"
 _LONGEST = 80
+_ROTATED = "a secret's value is not the result's"
 _SOFTWARE = ("frameworkVersion", "pythonVersion", "userManaged", "interpreterPath", "useGpu")
 
 
@@ -83,12 +84,29 @@ def diff(
     found = [*_metadata(old, new), *_place(old, new), *_unknown(old, unknown)]
     if new_digest is None or new_digest != old_digest:
         identity = [change for change in _identity(old, new) if not paths.touches(change.path, unknown)]
+        if new_digest is not None and old_digest:
+            identity = [_rotated(change) if _is_rotated(change, secret) else change for change in identity]
         found += identity
-        if not identity and new_digest is not None and old_digest and not unknown:
+        trains = any(change.klass == "retrain" for change in identity)
+        if not trains and new_digest is not None and old_digest and not unknown:
             found.append(_hidden(new))
     else:
         found += _secrets(old, new)
-    return [_hide(change) if paths.touches(change.path, secret) else change for change in _by_path(found)]
+    return [_hide(change) if _is_secret(change.path, secret) else change for change in _by_path(found)]
+
+
+def _is_secret(path: str, secret: frozenset[str]) -> bool:
+    # A package is found by its name, and has another place in each list: which of them is secret cannot be told.
+    return paths.touches(path, secret) or (paths.inside(path, "pipPackages") and paths.touches("pipPackages", secret))
+
+
+def _is_rotated(change: Change, secret: frozenset[str]) -> bool:
+    in_variables = paths.inside(change.path, "environmentVariables")
+    return change.kind == "update" and in_variables and paths.touches(change.path, secret)
+
+
+def _rotated(change: Change) -> Change:
+    return change._replace(klass="metadata", reason=_ROTATED)
 
 
 def _hide(change: Change) -> Change:
@@ -103,7 +121,7 @@ def _secrets(old: _Side, new: _Side) -> Iterator[Change]:
             path = paths.join("environmentVariables", name)
             kind = _kind(name in before, name in after)
             shown = (HIDDEN if name in before else "", HIDDEN if name in after else "")
-            yield Change(path, kind, "metadata", "a secret's value is not the result's", *shown)
+            yield Change(path, kind, "metadata", _ROTATED, *shown)
 
 
 class _Side:
@@ -396,5 +414,6 @@ def _by_path(changes: list[Change]) -> list[Change]:
         if known is None or (known.klass == "metadata" and change.klass == "retrain"):
             found[change.path] = change
         elif known.kind != change.kind and known.klass == change.klass:
-            found[change.path] = known._replace(kind="update")
+            before, after = (" ".join(filter(None, pair)) for pair in zip(known[-2:], change[-2:], strict=True))
+            found[change.path] = known._replace(kind="update", before=before, after=after)
     return [found[path] for path in sorted(found)]

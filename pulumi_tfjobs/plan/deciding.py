@@ -98,6 +98,8 @@ def decide(
         return _new_run(run, why, exists=exists, resumes=resumes, changes=changes)
     if not changes and not unfinished(status, wait_for):
         return Decision("nothing", False, "nothing that matters has changed")
+    if fate(current) == "launch":
+        current = run  # which has the same content, under another name
     becomes = fate(current)
     if becomes == "launch":
         # Nothing of it is left: somebody has removed it from the store, or it was reserved and never started.

@@ -35,7 +35,12 @@ def row(plan: JobPlan, now: float) -> str:
         parts.append(", ".join(text for text in (_about(plan.needs.seconds), _slots(plan)) if text))
     if plan.replaces is not None and plan.klass in {"retrain", "resume", "reuse"} and plan.replaces.metric:
         parts.append(f"replaces {plan.replaces.metric.rpartition(' ')[2]}")
-    return f"{plan.name}  {plan.klass}  " + "  ·  ".join(part for part in parts if part)
+    return clean(f"{plan.name}  {plan.klass}  " + "  ·  ".join(part for part in parts if part))
+
+
+def clean(text: str) -> str:
+    """The text in one line that does nothing to a terminal: names and values are anybody's."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def headline(plan: JobPlan, now: float) -> str:
@@ -58,24 +63,24 @@ def _changed(plan: JobPlan) -> list[str]:
     files = {file.path: file for file in plan.files}
     launching = plan.klass in LAUNCHING or plan.klass == "reuse"
     wanted = [change for change in plan.changes if (change.klass == "retrain") == launching]
-    listed = [change for change in wanted if not change.path.startswith("source[")]
+    listed = [change for change in wanted if not paths.inside(change.path, "source")]
     listed.sort(key=lambda change: not change.path.startswith("scriptParams"))
-    sources = [change for change in wanted if change.path.startswith("source[")]
+    sources = [change for change in wanted if paths.inside(change.path, "source")]
     return [*map(change_text, listed), *(_source_text(change, files) for change in sources)]
 
 
 def change_text(change: ChangeRecord) -> str:
     """``--learning-rate 0.01 → 0.001``; what is new with ``+``, what is gone with ``−``."""
+    if change.path == "digest":
+        return change.reason
     name = _short(change.path)
-    if not change.before and not change.after:
-        return name if change.path != "digest" else change.reason
-    if name.startswith("pipPackages"):
-        name = ""
-    if change.kind == "add":
-        return f"+{name} {change.after}".replace("+ ", "+")
-    if change.kind == "delete":
-        return f"−{name} {change.before}".replace("− ", "−")
-    return f"{name} {change.before or '(none)'} → {change.after or '(none)'}".strip()
+    if change.before or change.after:
+        if name.startswith("pipPackages"):
+            name = ""
+        if change.kind == "update":
+            return f"{name} {change.before or '(none)'} → {change.after or '(none)'}".strip()
+        name = f"{name} {change.after if change.kind == 'add' else change.before}".strip()
+    return {"add": "+", "update": "", "delete": "−"}[change.kind] + name
 
 
 def _source_text(change: ChangeRecord, files: Mapping[str, FileRecord]) -> str:
@@ -98,12 +103,17 @@ def file_text(file: FileRecord) -> str:
 
 def file_line(file: FileRecord) -> str:
     """``source["train.py"]: changed, +12 −3 lines``."""
-    text = f'source["{file.path}"]: {_VERBS[file.kind]}'
+    text = f"source[{json.dumps(file.path, ensure_ascii=False)}]: {_VERBS[file.kind]}"
     if file.added is not None and file.removed is not None:
-        text += {"add": f", {file.added} lines", "delete": f", {file.removed} lines"}.get(
-            file.kind, f", +{file.added} −{file.removed} lines"
-        )
+        if file.kind == "update":
+            text += f", +{file.added} −{file.removed} lines"
+        else:
+            text += f", {_count(file.added if file.kind == 'add' else file.removed, 'line')}"
     return f"{text} ({file.note})" if file.note else text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _short(path: str) -> str:
@@ -129,10 +139,10 @@ def lines(plan: JobPlan, now: float, *, warnings: bool = True) -> list[str]:
         found.append(f"  {cost_text(plan)}")
     found += [f"  {file_line(file)}" for file in plan.files[:_FILES]]
     if len(plan.files) > _FILES:
-        found.append(f"  and {len(plan.files) - _FILES} more files")
+        found.append(f"  and {_count(len(plan.files) - _FILES, 'more file')}")
     found += [f"  {note}" for note in plan.notes]
     found += [f"  warning: {text}" for text in plan.warnings if warnings]
-    return found
+    return [clean(line) for line in found]
 
 
 def readable(config: str) -> str:
@@ -140,6 +150,8 @@ def readable(config: str) -> str:
     try:
         value = json.loads(config)
     except ValueError:
+        return config
+    if not isinstance(value, dict):
         return config
     cluster = value.get("cluster")
     if isinstance(cluster, dict):
@@ -209,8 +221,7 @@ def _about(seconds: float | None) -> str:
 
 
 def _slots(plan: JobPlan) -> str:
-    unit = "GPU" if plan.needs.gpus else "slot"
-    return f"{plan.needs.slots} {unit}{'' if plan.needs.slots == 1 else 's'}"
+    return _count(plan.needs.slots, "GPU" if plan.needs.gpus else "slot")
 
 
 def _facts(run: RunRecord, now: float) -> str:
@@ -220,7 +231,7 @@ def _facts(run: RunRecord, now: float) -> str:
 
 
 def total(plans: Iterable[JobPlan]) -> str:
-    """A stack in a line: ``3 of 7 jobs train (1 new, 2 retrain), 1 is reused; ~0.40 slot-hours, 0.12 USD``. Empty where
+    """A stack in a line: ``3 of 7 jobs train (1 new, 2 retrain), 1 is reused; ~0.4 slot-hours, 0.12 USD``. Empty where
     there is no job."""
     known = list(plans)
     if not known:
@@ -231,7 +242,7 @@ def total(plans: Iterable[JobPlan]) -> str:
         f"{counts[klass]} {_verb(klass, counts)}" for klass in _CLASSES if klass not in LAUNCHING and counts[klass]
     ]
     launched = sum(counts[klass] for klass in LAUNCHING)
-    jobs = f"{len(known)} job{'' if len(known) == 1 else 's'}"
+    jobs = _count(len(known), "job")
     verb = "trains" if launched == 1 else "train"
     text = f"{launched} of {jobs} {verb} ({', '.join(trains)})" if launched else f"none of {jobs} trains"
     text = ", ".join([text, *others])

@@ -27,6 +27,11 @@ def within(path: str, outer: str) -> bool:
     return not outer or path == outer or path.startswith((f"{outer}.", f"{outer}["))
 
 
+def inside(path: str, outer: str) -> bool:
+    """Whether ``path`` is something in ``outer``, and not all of it."""
+    return path != outer and within(path, outer)
+
+
 def touches(path: str, paths: Iterable[str]) -> bool:
     """Whether any of ``paths`` is ``path``, holds it, or is in it."""
     return any(within(path, other) or within(other, path) for other in paths)
