@@ -1,0 +1,470 @@
+"""Which files belong to a source directory, and what they hash to.
+
+Ignore rules are those of gitignore. At the root of a source directory the first of ``.tfjobsignore``, ``.amlignore``,
+``.gitignore`` that exists counts; where that is ``.gitignore``, nested ones count as in git.
+
+A directory that looks as it did is not read again (``statcache.py``). Else it is walked, and what looks as it did is not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable
+from itertools import accumulate
+from operator import itemgetter
+from typing import NamedTuple
+
+from pulumi_tfjobs.errors import InputProblem, InvalidInputs
+from pulumi_tfjobs.spec.model import SourceFile, SourceManifest, canonical_digest
+from pulumi_tfjobs.spec.pycode import CODE_VERSION, code_digest
+from pulumi_tfjobs.store import statcache, workers
+from pulumi_tfjobs.store.hashing import digest_of_link, hash_file, printable, read_and_hash
+from pulumi_tfjobs.store.ignore import IgnoreRules
+from pulumi_tfjobs.store.statcache import Known
+from pulumi_tfjobs.store.statwork import SIGNATURE_BYTES, Layout, signatures
+
+IGNORE_FILES = (".tfjobsignore", ".amlignore", ".gitignore")
+# What no job needs and what running the script by hand leaves behind. An ignore file can take it back (`!logs/`).
+ALWAYS_IGNORED = (
+    "__pycache__/",
+    "*.pyc",
+    ".ipynb_checkpoints/",
+    ".DS_Store",
+    ".pulumi/",
+    ".venv/",
+    "/outputs/",
+    "/logs/",
+)
+MAX_FILES = 100_000
+WARN_BYTES = 1 << 30
+MAX_BYTES = 10 << 30
+SHOWN_PROBLEMS = 20
+# What a cache entry depends on besides the files. To be counted up where the walk chooses others than before.
+_RULES = canonical_digest([1, CODE_VERSION, IGNORE_FILES, ALWAYS_IGNORED])
+
+_always = IgnoreRules(ALWAYS_IGNORED)
+
+
+class _Rules(NamedTuple):
+    """Ignore rules of a folder, to be matched against paths relative to ``base`` (itself relative to the root)."""
+
+    base: str
+    rules: IgnoreRules
+
+
+class _Entry(NamedTuple):
+    """A file or link of the source. ``at``: where it is among the names that were looked at."""
+
+    path: str
+    at: int
+    info: os.stat_result
+
+
+def scan(root: str, *, property_path: str = "sourceDirectory", code: bool = False) -> SourceManifest:
+    """List and hash the files of a source directory; with ``code`` also the tokens of its Python files.
+
+    Raises InvalidInputs with every problem: not a directory, unreadable, a link that leaves it, a device or socket,
+    a name that is not UTF-8, too many files, too large. Nothing is written but the cache.
+    """
+    if not os.path.isdir(root):
+        found = "is a file" if os.path.exists(root) else "does not exist"
+        raise InvalidInputs(
+            [
+                InputProblem(
+                    property_path,
+                    f"{root} {found}",
+                    "a directory that holds the entry script",
+                    "name the directory relative to the Pulumi program, or by its absolute path",
+                )
+            ]
+        )
+    place = os.path.realpath(root)
+    known = statcache.recall(place, _RULES)
+    if known is None or (code and not known.coded) or not known.still_true():
+        walk = _Walk(place, root, _Problems(property_path))
+        with statcache.no_collection():
+            known = walk.hashed(known, code=code)
+    files = known.files
+    if not code and any(map(itemgetter(_CODE), files)):
+        files = tuple(file._replace(code="") for file in files)
+    manifest = SourceManifest(root, files)
+    # What takes long for very many files is known already.
+    vars(manifest).update(digest=known.digest, identity=known.identity if code else known.digest)
+    return manifest
+
+
+_CODE = SourceFile._fields.index("code")
+
+
+def warnings_of(manifest: SourceManifest) -> tuple[str, ...]:
+    """What is likely not meant, for people."""
+    if manifest.size <= WARN_BYTES:
+        return ()
+    return (
+        f"sourceDirectory has {_size_text(manifest.size)}, which is copied for every attempt; the largest: "
+        f"{_largest((file.path, file.size) for file in manifest.files)}. Data are better passed as inputs; what is not "
+        "needed can be listed in .tfjobsignore",
+    )
+
+
+class _Problems:
+    """What is wrong, no kind of it more than SHOWN_PROBLEMS times."""
+
+    def __init__(self, property_path: str) -> None:
+        self._path = property_path
+        self._kinds: dict[str, list[InputProblem]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def add(self, kind: str, found: str, expected: str, fix: str) -> None:
+        self._kinds.setdefault(kind, []).append(InputProblem(self._path, found, expected, fix))
+
+    def error(self) -> InvalidInputs:
+        shown = []
+        for kind, problems in self._kinds.items():
+            shown += problems[:SHOWN_PROBLEMS]
+            more = len(problems) - SHOWN_PROBLEMS
+            if more > 0:
+                last = problems[-1]
+                shown.append(InputProblem(self._path, f"and {more:,} more {kind}", last.expected, last.fix))
+        return InvalidInputs(shown)
+
+
+class _Walk:
+    """One look at everything in a directory.
+
+    ``place`` is its path, ``shown`` what the user calls it.
+    """
+
+    def __init__(self, place: str, shown: str, problems: _Problems) -> None:
+        self._place = place
+        self._shown = shown
+        self._problems = problems
+        self._moment = time.time_ns() - statcache.SETTLED_NS
+        self._entries: list[_Entry] = []
+        self._folders: list[str] = []
+        self._counts: list[int] = []
+        self._names: list[str] = []
+        self._infos: list[os.stat_result] = []
+        self._left_out: list[tuple[str, bool]] = []
+        self._bytes = 0
+        self._strange = False  # inode numbers and times that no usual file system has
+        self._lasting = True  # whether looking at the names alone would show every change
+
+    def hashed(self, before: Known | None, *, code: bool) -> Known:
+        """Everything about the directory, read or known from ``before``. Raises InvalidInputs."""
+        root_signature = self._root_signature()
+        chosen = next((name for name in IGNORE_FILES if os.path.isfile(os.path.join(self._place, name))), None)
+        self._visit(self._place, "", (), chosen)
+        if len(self._entries) > MAX_FILES:
+            self._problems.add(
+                "of these",
+                f"{self._shown} has more than {MAX_FILES:,} files",
+                f"at most {MAX_FILES:,} files",
+                "name a narrower directory, or list what is not needed in .tfjobsignore",
+            )
+            raise self._problems.error()
+        if self._bytes > MAX_BYTES:
+            largest = _largest((entry.path, entry.info.st_size) for entry in self._entries)
+            self._problems.add(
+                "of these",
+                f"{self._shown} has {_size_text(self._bytes)}; the largest: {largest}",
+                f"at most {_size_text(MAX_BYTES)}, which is copied for every attempt",
+                "pass data as inputs, and list what is not needed in .tfjobsignore",
+            )
+            raise self._problems.error()
+        every = self._signatures()
+        files = self._files(every, before.by_path() if before is not None else {}, code=code)
+        if self._problems:
+            raise self._problems.error()
+        files.sort(key=itemgetter(0, 1))
+        ordered = tuple(file for _, _, file in files)
+        plain = SourceManifest("", ordered)
+        known = Known(
+            root=self._place,
+            rules=_RULES,
+            root_signature=root_signature,
+            layout=Layout(self._folders, [0, *accumulate(self._counts)], self._names, self._settled(every)),
+            left_out=self._left_out,
+            at=[at for _, at, _ in files],
+            coded=code,
+            digest=plain.digest,
+            identity=plain.identity if code else "",
+            make_files=lambda: ordered,
+        )
+        if self._lasting:
+            statcache.keep(known)
+        return known
+
+    def _root_signature(self) -> bytes:
+        try:
+            info = os.stat(self._place)
+            if max(info.st_mtime_ns, info.st_ctime_ns) >= self._moment:
+                return b""
+            return statcache.root_signature(self._place)
+        except (OSError, OverflowError):
+            self._lasting = False
+            return b""
+
+    def _signatures(self) -> bytes:
+        try:
+            return signatures(self._infos)
+        except OverflowError:
+            self._strange = True
+            self._lasting = False
+            return statcache.UNSETTLED * len(self._infos)
+
+    def _settled(self, every: bytes) -> bytes:
+        """The signatures, without those of what could be changed again and look the same."""
+        recent = [
+            at
+            for at, info in enumerate(self._infos)
+            if info.st_ctime_ns >= self._moment or info.st_mtime_ns >= self._moment
+        ]
+        if not recent:
+            return every
+        found = bytearray(every)
+        for at in recent:
+            found[at * SIGNATURE_BYTES : (at + 1) * SIGNATURE_BYTES] = statcache.UNSETTLED
+        return bytes(found)
+
+    # Walking
+
+    def _visit(self, folder: str, prefix: str, rules: tuple[_Rules, ...], chosen: str | None) -> None:
+        own = chosen if not prefix or chosen == ".gitignore" else None
+        if own is not None:
+            rules = self._with_own(rules, os.path.join(folder, own), prefix)
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self._problems.add(
+                "folders that cannot be listed",
+                f"{prefix or folder} cannot be listed ({error.strerror})",
+                "folders that you may read",
+                "give yourself permission, or list the folder in .tfjobsignore",
+            )
+            return
+        inside = []
+        before = len(self._names)
+        for entry in entries:
+            name = entry.name
+            if name == ".git":
+                continue
+            relative = prefix + name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if name in IGNORE_FILES:
+                # They say what belongs to the source, and are no part of it: a comment retrains nothing.
+                self._lasting = self._lasting and not entry.is_symlink()
+                self._look(entry, relative)
+                continue
+            if _ignored(relative, name, is_folder, rules):
+                self._left_out.append((entry.path, is_folder))
+                continue
+            if not name.isascii() and not _is_utf8(name):
+                self._problems.add(
+                    "names that are not UTF-8",
+                    f"the name {printable(relative)} is not UTF-8",
+                    "names in UTF-8",
+                    "rename it, or let .tfjobsignore leave it out",
+                )
+                continue
+            info = self._look(entry, relative)
+            if info is None:
+                continue
+            if is_folder:
+                inside.append((entry.path, relative + "/"))
+            elif self._is_fit(entry, relative, info):
+                self._entries.append(_Entry(relative, len(self._names) - 1, info))
+                self._bytes += info.st_size
+        self._folders.append(folder)
+        self._counts.append(len(self._names) - before)
+        for path, relative in inside:
+            if len(self._entries) > MAX_FILES:
+                return
+            self._visit(path, relative, rules, chosen)
+
+    def _look(self, entry: os.DirEntry[str], relative: str) -> os.stat_result | None:
+        try:
+            info = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            self._unreadable(relative, error)
+            return None
+        self._names.append(entry.name)
+        self._infos.append(info)
+        return info
+
+    def _with_own(self, rules: tuple[_Rules, ...], path: str, prefix: str) -> tuple[_Rules, ...]:
+        if not os.path.isfile(path):
+            return rules
+        try:
+            with open(path, encoding="utf-8-sig", errors="replace") as stream:
+                return (*rules, _Rules(prefix, IgnoreRules(stream)))
+        except OSError as error:
+            self._problems.add(
+                "ignore files that cannot be read",
+                f"{prefix}{os.path.basename(path)} cannot be read ({error.strerror})",
+                "an ignore file that you may read",
+                "give yourself permission",
+            )
+            return rules
+
+    def _is_fit(self, entry: os.DirEntry[str], relative: str, info: os.stat_result) -> bool:
+        if stat.S_ISREG(info.st_mode):
+            return True
+        if not stat.S_ISLNK(info.st_mode):
+            self._problems.add(
+                "devices, sockets and pipes",
+                f"{relative} is a device, socket or pipe",
+                "regular files and links",
+                "remove it, or list it in .tfjobsignore",
+            )
+            return False
+        try:
+            target = os.readlink(entry.path)
+        except OSError as error:
+            self._unreadable(relative, error)
+            return False
+        resolved = os.path.realpath(entry.path)
+        # Both ways: `../src/data` comes back here, and leads elsewhere from a copy under another name.
+        lexical = os.path.normpath(os.path.join(os.path.dirname(relative), target))
+        leaves = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
+        if leaves or os.path.commonpath([self._place, resolved]) != self._place:
+            self._problems.add(
+                "links that leave the directory",
+                f"{relative} is a link that leaves the directory (to {printable(target)})",
+                "links that stay inside the source directory",
+                "copy the file in, pass it as an input, or list the link in .tfjobsignore",
+            )
+            return False
+        # Where a link leads is seen in the names on its way, unless one of those is left out.
+        self._lasting = self._lasting and "/" not in target
+        return True
+
+    def _unreadable(self, relative: str, error: OSError) -> None:
+        if error.errno == errno.ENOENT:
+            self._problems.add(
+                "files that were removed",
+                f"{relative} was removed while it was looked at",
+                "a source that stays the same while it is read",
+                "run the command again",
+            )
+            return
+        self._problems.add(
+            "files that cannot be read",
+            f"{relative} cannot be read ({error.strerror})",
+            "files that you may read",
+            "give yourself permission, or list the file in .tfjobsignore",
+        )
+
+    # Hashing
+
+    def _files(
+        self, every: bytes, before: dict[str, tuple[bytes, SourceFile]], *, code: bool
+    ) -> list[tuple[str, int, SourceFile]]:
+        found: list[tuple[str, int, SourceFile]] = []
+        new: list[_Entry] = []
+        for entry in self._entries:
+            if before:
+                signature, file = before.get(entry.path, (b"", None))
+                at = entry.at * SIGNATURE_BYTES
+                if file is not None and signature == every[at : at + SIGNATURE_BYTES] != statcache.UNSETTLED:
+                    if code and not file.code and entry.path.endswith(".py") and file.mode != "l":
+                        file = self._described(entry, bytes.fromhex(file.digest), code=True)  # noqa: PLW2901
+                    if file is not None:
+                        found.append((entry.path, entry.at, file))
+                    continue
+            new.append(entry)
+        regular = [entry for entry in new if not stat.S_ISLNK(entry.info.st_mode)]
+        for entry, digest in zip(regular, self._digests(regular, every), strict=True):
+            file = self._described(entry, digest, code=code)
+            if file is not None:
+                found.append((entry.path, entry.at, file))
+        for entry in new:
+            if stat.S_ISLNK(entry.info.st_mode):
+                file = self._link(entry)
+                if file is not None:
+                    found.append((entry.path, entry.at, file))
+        return found
+
+    def _digests(self, entries: list[_Entry], every: bytes) -> list[bytes | None]:
+        """Those of the files whose content is of the moment when they were looked at."""
+        if self._strange:
+            return [None] * len(entries)
+        folders, counts, names, chosen = [], [], [], []
+        last = None
+        for path, at, _ in entries:
+            folder = path.rpartition("/")[0]
+            if folder != last:
+                last = folder
+                folders.append(f"{self._place}/{folder}")
+                counts.append(0)
+            counts[-1] += 1
+            names.append(self._names[at])
+            chosen.append(every[at * SIGNATURE_BYTES : (at + 1) * SIGNATURE_BYTES])
+        layout = Layout(folders, [0, *accumulate(counts)], names, b"".join(chosen))
+        return workers.digests(layout, [entry.info.st_size for entry in entries])
+
+    def _described(self, entry: _Entry, digest: bytes | None, *, code: bool) -> SourceFile | None:
+        """The file; None where it cannot be read, which is then said."""
+        mode = "x" if entry.info.st_mode & 0o100 else ""
+        if digest is not None and not (code and entry.path.endswith(".py")):
+            return SourceFile(entry.path, digest.hex(), entry.info.st_size, mode)
+        path = os.path.join(self._place, entry.path)
+        try:
+            if code and entry.path.endswith(".py"):
+                data, text = read_and_hash(path)
+                if digest is not None and text != digest.hex():
+                    self._lasting = False  # it has just changed
+                return SourceFile(entry.path, text, len(data), mode, code_digest(data))
+            self._lasting = False
+            info = os.lstat(path)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.ENOENT, "", path)
+            text = hash_file(path, info)
+            return SourceFile(entry.path, text, os.lstat(path).st_size, mode)
+        except OSError as error:
+            self._unreadable(entry.path, error)
+            return None
+
+    def _link(self, entry: _Entry) -> SourceFile | None:
+        try:
+            target = os.readlink(os.path.join(self._place, entry.path))
+        except OSError as error:
+            self._unreadable(entry.path, error)
+            return None
+        return SourceFile(entry.path, digest_of_link(target), len(os.fsencode(target)), "l")
+
+
+def _ignored(relative: str, name: str, is_folder: bool, rules: tuple[_Rules, ...]) -> bool:
+    # The nearest file that says anything decides, as in git.
+    for rule in reversed(rules):
+        verdict = rule.rules.verdict(relative[len(rule.base) :], name, is_folder=is_folder)
+        if verdict is not None:
+            return verdict
+    return bool(_always.verdict(relative, name, is_folder=is_folder))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _largest(sizes: Iterable[tuple[str, int]]) -> str:
+    largest = sorted(sizes, key=itemgetter(1), reverse=True)[:3]
+    return ", ".join(f"{path} ({_size_text(size)})" for path, size in largest)
+
+
+def _size_text(size: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024  # type: ignore[assignment]
+    return f"{size:.1f} GiB"

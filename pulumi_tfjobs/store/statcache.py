@@ -1,0 +1,276 @@
+"""What was hashed before, and how the files looked then: as git's index, so that an unchanged tree is not read again.
+
+One file a source directory, in the user's cache folder: ``<cache>/sources/<digest of the path>.stat``. Nothing depends on
+it. One that is damaged, foreign or cannot be written is no cache, and nobody hears of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import repeat
+
+from pulumi_tfjobs.environments.cache import cache_root
+from pulumi_tfjobs.spec.model import SourceFile
+from pulumi_tfjobs.store import workers
+from pulumi_tfjobs.store.files import make_folder
+from pulumi_tfjobs.store.statwork import SIGNATURE_BYTES, Layout, decode, encode, signatures
+
+# From here on the file is worth it.
+LEAST_FILES = 200
+LEAST_BYTES = 5_000_000
+# Old ones go, the longest unused first.
+MOST_CACHES = 50
+MOST_BYTES = 200_000_000
+# Clocks of file systems tick: a file that was just written can be written again and look the same. Two seconds are the
+# coarsest tick there is (FAT), and leave room for a server's clock that is a little behind ours.
+SETTLED_NS = 2_000_000_000
+UNSETTLED = bytes(SIGNATURE_BYTES)
+
+_MAGIC = f"tfjobs stat cache 1 {sys.byteorder}\n".encode()
+_SUFFIX = ".stat"
+_MOST_REMEMBERED = 250_000  # files, of all directories that this process has looked at
+
+
+@dataclass(frozen=True)
+class Known:
+    """A source directory as it was. All signatures are UNSETTLED of what may have changed unseen.
+
+    ``rules`` says which rules chose the files. ``layout`` has the files, folders and ignore files that were looked at
+    (``layout.folders`` are absolute), ``at`` where each of ``files`` is in it. ``left_out`` are paths that are ignored, each
+    with whether it is a folder: the other kind might not be. ``coded``: each Python file's ``code`` is there.
+    """
+
+    root: str
+    rules: str
+    root_signature: bytes
+    layout: Layout
+    left_out: list[tuple[str, bool]]
+    at: Sequence[int]
+    coded: bool
+    digest: str
+    identity: str
+    make_files: Callable[[], tuple[SourceFile, ...]]
+
+    @cached_property
+    def files(self) -> tuple[SourceFile, ...]:
+        return self.make_files()
+
+    def by_path(self) -> dict[str, tuple[bytes, SourceFile]]:
+        """Signature and digests of each file, by its path in the directory."""
+        every = self.layout.signatures
+        return {
+            file.path: (every[at * SIGNATURE_BYTES : (at + 1) * SIGNATURE_BYTES], file)
+            for file, at in zip(self.files, self.at, strict=True)
+        }
+
+    def still_true(self) -> bool:
+        """Whether the directory has the same names, and each looks as it did."""
+        try:
+            if root_signature(self.root) != self.root_signature:
+                return False
+            return all(os.path.isdir(path) == folder for path, folder in self.left_out) and workers.unchanged(
+                self.layout, meanwhile=lambda: self.files
+            )
+        except (OSError, OverflowError):
+            return False
+
+
+def root_signature(root: str) -> bytes:
+    info = os.stat(root)
+    return signatures((info,)) + info.st_dev.to_bytes(8, sys.byteorder)
+
+
+_remembered: dict[str, Known] = {}
+_lock = threading.Lock()
+
+
+def recall(root: str, rules: str) -> Known | None:
+    """What is known of the directory (an absolute path), by this process or an earlier one."""
+    with _lock:
+        known = _remembered.get(root)
+    if known is None:
+        known = _load(root)
+        if known is not None:
+            _remember(known)
+    return known if known is not None and known.rules == rules else None
+
+
+def keep(known: Known) -> None:
+    """Remember it, and write the file where that pays."""
+    _remember(known)
+    if len(known.files) >= LEAST_FILES or sum(file.size for file in known.files) >= LEAST_BYTES:
+        with contextlib.suppress(OSError, ValueError):
+            _write(known)
+            _prune(os.path.join(str(cache_root()), "sources"))
+
+
+def forget() -> None:
+    """Drop what this process remembers."""
+    with _lock:
+        _remembered.clear()
+
+
+def _remember(known: Known) -> None:
+    with _lock:
+        _remembered.pop(known.root, None)
+        _remembered[known.root] = known
+        total = 0
+        for root, each in list(_remembered.items())[::-1]:
+            total += len(each.at)
+            if total > _MOST_REMEMBERED and root != known.root:
+                del _remembered[root]
+
+
+def file_of(root: str) -> str:
+    """Where the file of that directory is."""
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+    return os.path.join(str(cache_root()), "sources", name + _SUFFIX)
+
+
+def _write(known: Known) -> None:
+    files = known.files
+    sections = (
+        encode(known.layout),
+        "\0".join(file.path for file in files).encode(),
+        bytes.fromhex("".join(file.digest for file in files)),
+        bytes.fromhex("".join(file.code or "0" * 64 for file in files)) if any(file.code for file in files) else b"",
+        array("q", [file.size for file in files]).tobytes(),
+        "".join(file.mode or " " for file in files).encode(),
+        array("q", known.at).tobytes(),
+    )
+    about = {
+        "root": known.root,
+        "rules": known.rules,
+        "root_signature": known.root_signature.hex(),
+        "left_out": known.left_out,
+        "files": len(files),
+        "coded": known.coded,
+        "digest": known.digest,
+        "identity": known.identity,
+        "sections": [len(section) for section in sections],
+    }
+    payload = b"\n".join((json.dumps(about).encode(), b"".join(sections)))
+    path = file_of(known.root)
+    make_folder(os.path.dirname(path))
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(path))  # mode 0600
+    try:
+        with open(handle, "wb") as stream:
+            stream.write(_MAGIC)
+            stream.write(hashlib.sha256(payload).digest())
+            stream.write(payload)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _load(root: str) -> Known | None:
+    try:
+        path = file_of(root)
+        with open(path, "rb") as stream:
+            content = stream.read()
+        head = len(_MAGIC) + 32
+        if not content.startswith(_MAGIC) or hashlib.sha256(memoryview(content)[head:]).digest() != content[head - 32 : head]:
+            return None
+        end = content.index(b"\n", head)
+        about = json.loads(content[head:end])
+        if about["root"] != root:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used: not the first to go
+        return _read(about, content, end + 1)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+
+
+def _read(about: dict[str, object], content: bytes, at: int) -> Known:
+    sections = []
+    for size in about["sections"]:  # type: ignore[attr-defined]
+        sections.append(content[at : at + size])
+        at += size
+    found, paths, digests, codes, sizes, modes, places = sections
+    count = int(about["files"])  # type: ignore[call-overload]
+    if not len(digests) // 32 == len(sizes) // 8 == len(modes) == len(places) // 8 == count:
+        raise ValueError("columns of different lengths")
+    return Known(
+        root=str(about["root"]),
+        rules=str(about["rules"]),
+        root_signature=bytes.fromhex(str(about["root_signature"])),
+        layout=decode(found),
+        left_out=[(str(path), bool(folder)) for path, folder in about["left_out"]],  # type: ignore[attr-defined]
+        at=array("q", places),
+        coded=bool(about["coded"]),
+        digest=str(about["digest"]),
+        identity=str(about["identity"]),
+        make_files=partial(_source_files, count, paths, digests, codes, sizes, modes),
+    )
+
+
+def _source_files(
+    count: int, paths: bytes, digests: bytes, codes: bytes, sizes: bytes, modes: bytes
+) -> tuple[SourceFile, ...]:
+    """The files from columns: no Python code runs for each of them."""
+    if not count:
+        return ()
+    with no_collection():
+        columns = (
+            paths.decode().split("\0"),
+            _hex(digests),
+            array("q", sizes),
+            map({32: "", 108: "l", 120: "x"}.__getitem__, modes),
+            [code if code != _NO_CODE else "" for code in _hex(codes)] if codes else repeat("", count),
+        )
+        return tuple(map(partial(tuple.__new__, SourceFile), zip(*columns, strict=True)))
+
+
+_NO_CODE = "0" * 64
+
+
+def _hex(digests: bytes) -> list[str]:
+    text = digests.hex()
+    return [text[at : at + 64] for at in range(0, len(text), 64)]
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Many thousand objects that all stay: the garbage collector would go through them again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _prune(folder: str) -> None:
+    """Remove the longest unused beyond what is allowed, and what a killed writer left."""
+    found = []
+    now = time.time()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            info = entry.stat(follow_symlinks=False)
+            if entry.name.endswith(_SUFFIX):
+                found.append((info.st_mtime, info.st_size, entry.path))
+            elif entry.name.startswith(".writing-") and now - info.st_mtime > 3600:
+                os.unlink(entry.path)
+    total = 0
+    for index, (_, size, path) in enumerate(sorted(found, reverse=True)):
+        total += size
+        if index >= MOST_CACHES or (total > MOST_BYTES and index):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
