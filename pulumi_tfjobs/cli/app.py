@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pulumi_tfjobs import __version__
-from pulumi_tfjobs.cli import attaching, diagnosis, keeping, listing, logs, showing
+from pulumi_tfjobs.cli import attaching, diagnosis, keeping, listing, logs, planning, reporting, showing
 from pulumi_tfjobs.cli.common import BAD, INTERRUPTED, NOT_FOUND, OK, UNAVAILABLE, USAGE, chosen, say_error
 from pulumi_tfjobs.errors import InvalidInputs, RunNotFound, StoreError, TargetUnavailable, TfJobsError
 
@@ -45,7 +45,7 @@ def _tfjobs(
     chosen.store = store
 
 
-for _module in (listing, showing, logs, attaching, keeping, diagnosis):
+for _module in (listing, showing, logs, attaching, keeping, planning, reporting, diagnosis):
     _module.add_to(app)
 
 
