@@ -218,13 +218,20 @@ class _Ensuring:
 
     def _take_checkpoints(self) -> None:
         """Let the run begin with a copy of another one's checkpoints. What an attempt has kept is left as it is."""
-        if os.listdir(self.folder.checkpoints):
-            return
-        origin = self.store.folder(self.spec.resume_from).checkpoints
-        partial = os.path.join(self.folder.root, ".resuming")
-        shutil.rmtree(partial, ignore_errors=True)  # of a copy that was cut off
-        shutil.copytree(origin, partial, symlinks=True)
-        os.rename(partial, self.folder.checkpoints)
+        try:
+            if os.listdir(self.folder.checkpoints):
+                return
+            origin = self.store.folder(self.spec.resume_from).checkpoints
+            partial = os.path.join(self.folder.root, ".resuming")
+            shutil.rmtree(partial, ignore_errors=True)  # of a copy that was cut off
+            shutil.copytree(origin, partial, symlinks=True)
+            os.rename(partial, self.folder.checkpoints)
+        except OSError as error:
+            why = error.args[0][0][-1] if isinstance(error, shutil.Error) else f"{error.strerror}: {error.filename}"
+            raise StoreError(
+                f"the checkpoints of {self.spec.resume_from} cannot be copied ({why}). Make them readable, the store "
+                "writable, and free disk space, then run `pulumi up` again"
+            ) from error
 
     def _check_out(self, destination: str) -> None:
         check_out(self.spec.source, snapshot(self.spec.source, self.store.sources), destination)

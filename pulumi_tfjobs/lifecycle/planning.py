@@ -91,7 +91,7 @@ def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = 
             return found
         references = store.references(run.run_id)
         # A reference that a later one has taken the place of is only not dropped yet.
-        mine = urn in references and not store.refers_later(run.run_id, urn)
+        mine = references == [urn] and not store.refers_later(run.run_id, urn)
         if mine or (not references and run.status in phases.TERMINAL - {phases.SUCCEEDED}):
             return found
     raise StoreError(
@@ -119,7 +119,8 @@ async def settle(
     trouble = ""
     if current is not None and not changes and not forced and not unfinished(current.status, spec.wait_for):
         # The usual case: nothing is asked, for there may be hundreds of them.
-        return Planned(spec, decide(exists=True, digest=current.digest, run=None, status=current.status), current, None)
+        decision = decide(exists=True, digest=current.digest, run=None, status=current.status, wait_for=spec.wait_for)
+        return Planned(spec, decision, current, None)
     target = open_target(spec.target)
     store = peek(target.namespace)
     stays = current is not None and not forced and _ignored(spec, changes, current)
@@ -163,7 +164,9 @@ async def _known(target: Target, store: RunStore, run: Run | None) -> Known | No
     if run is None or not await asyncio.to_thread(os.path.isdir, store.folder(run.run_id).root):
         return None
     state = await _look(target, store, run)
-    return Known(run.run_id, run.status if state is None else state.phase, run.attempts)
+    if state is None:
+        return Known(run.run_id, run.status, run.attempts, run.finished)
+    return Known(run.run_id, state.phase, run.attempts, state.finished_at)
 
 
 async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
@@ -180,7 +183,11 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
     notes = [planned.trouble] if planned.trouble else []
     warnings = list(spec.warnings) if launches else []
     if decision.klass == "resume":
-        check_resume(spec, store)
+        try:
+            check_resume(spec, store)
+        except StoreError as error:
+            if not notes:
+                notes.append(f"whether {spec.resume_from} has checkpoints could not be read: {error}")
     needs, environment = _needs(spec, launch, target, store, notes, launches=launches), EnvironmentRecord()
     if launches:
         environment = _environment(spec, target)
@@ -197,7 +204,7 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
         klass=decision.klass,
         launches=decision.launches,
         reason=decision.reason,
-        run_id="" if spec.unknown else planned.run.run_id if planned.run is not None else spec.run_id,
+        run_id=_run_id(planned, store),
         digest="" if spec.unknown else spec.digest,
         changes=tuple(ChangeRecord(**change._asdict()) for change in decision.changes),
         files=_files(planned),
@@ -210,9 +217,30 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
         notes=tuple(notes),
         warnings=tuple(warnings),
         replaces=None if replaced is None else _run_record(peek(replaced.store), replaced.run_id, replaced),
-        reuses=_run_record(store, planned.run.run_id) if decision.klass == "reuse" and planned.run else None,
+        reuses=_reused(planned, store),
     )
     return plan.model_copy(update={"row": describing.row(plan, time.time())})
+
+
+def _run_id(planned: Planned, store: RunStore) -> str:
+    """What the run is called: after the job that it was reserved for first, also where its folder was deleted."""
+    if planned.spec.unknown:
+        return ""
+    if planned.run is not None:
+        return planned.run.run_id
+    try:
+        reserved = store.by_digest(planned.spec.digest)
+    except StoreError:
+        reserved = None
+    return planned.spec.run_id if reserved is None else reserved.run_id
+
+
+def _reused(planned: Planned, store: RunStore) -> RunRecord | None:
+    """The run whose results are taken. The index may not know yet that it has ended."""
+    run = planned.run
+    if planned.decision.klass != "reuse" or run is None:
+        return None
+    return _run_record(store, run.run_id).model_copy(update={"status": run.phase, "finished": run.finished})
 
 
 def plan_job(
@@ -329,7 +357,7 @@ def _needs(
     try:
         seconds, runs = duration_of(store, spec.name)
     except StoreError as error:
-        if launches:
+        if launches and not notes:
             notes.append(f"how long earlier runs took could not be read: {error}")
     hours = None if seconds is None else launch.slots * seconds / 3600
     price = capabilities.hourly_price

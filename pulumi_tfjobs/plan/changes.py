@@ -11,33 +11,13 @@ from packaging.utils import canonicalize_name
 from pulumi_tfjobs.spec import paths, topology
 from pulumi_tfjobs.spec.args import JobArgs, parse_args
 from pulumi_tfjobs.spec.fields import param_values
+from pulumi_tfjobs.spec.harmless import MAPS_OF_METADATA, METADATA, PLACE, is_harmless
 from pulumi_tfjobs.spec.model import Distribution, EnvironmentSpec, Horovod
 from pulumi_tfjobs.spec.validate import environment_of, script_path
 
 ChangeKind = Literal["add", "update", "delete"]
 ChangeClass = Literal["metadata", "retrain", "nothing"]
 
-METADATA = (
-    "name",
-    "sourceDirectory",
-    "maxRunDurationSeconds",
-    "stopGraceSeconds",
-    "retries",
-    "retryOn",
-    "retryBackoffSeconds",
-    "parameterServerRestarts",
-    "priority",
-    "maxLogBytes",
-    "waitFor",
-    "onCancel",
-    "deleteArtifacts",
-    "reuse",
-)
-"""Properties that never train again (with tags, a target's own options, and where inputs and sources lie)."""
-
-# Where runs are kept. A resource's id names it, and an update cannot give a resource another id.
-_PLACE = {"kind": "local", "store": "default", "namespace": "default"}
-_MAPS_OF_METADATA = ("tags",)
 HIDDEN = "[secret]"
 _LONGEST = 80
 _ROTATED = "a secret's value is not the result's"
@@ -75,7 +55,7 @@ def diff(
         old_inputs: Inputs as they were last checked, ``source`` (file -> short digest) included.
         new_inputs: Inputs as they are now checked, less unknown values.
         old_digest: The digest that the job's run has; empty where it has none.
-        new_digest: The new one, None where unknown values hide it. Equal digests mean the same run: only metadata is
+        new_digest: The new one, None where unknown values decide it. Equal digests mean the same run: only metadata is
             reported then, however differently the rest is written.
         unknown: Paths of new values that are not known yet. Each that could change the result is reported as such.
         secret: Paths of values, old or new, that are not shown.
@@ -88,7 +68,7 @@ def diff(
             identity = [_rotated(change) if _is_rotated(change, secret) else change for change in identity]
         found += identity
         trains = any(change.klass == "retrain" for change in identity)
-        if not trains and new_digest is not None and old_digest and not unknown:
+        if not trains and new_digest is not None and old_digest:
             found.append(_hidden(new))
     else:
         found += _secrets(old, new)
@@ -180,13 +160,13 @@ def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
     for key in METADATA:
         if old.value(key) != new.value(key) and not paths.touches(key, new.unknown):
             yield _property(old, new, key, "metadata", "does not change the result")
-    for key in (*_MAPS_OF_METADATA, "computeTarget", "inputs"):
+    for key in (*MAPS_OF_METADATA, "computeTarget", "inputs"):
         before, after = old.mapping(key), new.mapping(key)
         for name in _keys(before, after):
             path = paths.join(key, name)
             if before.get(name) == after.get(name) or paths.touches(path, new.unknown):
                 continue
-            if key == "computeTarget" and name in _PLACE:
+            if key == "computeTarget" and name in PLACE:
                 continue
             if key == "inputs" and (name not in before or name not in after):
                 continue  # another set of inputs is another job
@@ -200,7 +180,7 @@ def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
 
 def _place(old: _Side, new: _Side) -> Iterator[Change]:
     before, after = old.mapping("computeTarget"), new.mapping("computeTarget")
-    for name, default in _PLACE.items():
+    for name, default in PLACE.items():
         path = paths.join("computeTarget", name)
         if before.get(name, default) != after.get(name, default) and not paths.touches(path, new.unknown):
             reason = "runs are kept elsewhere: the run is looked up there, and trained there if it is not known"
@@ -212,11 +192,8 @@ def _unknown(old: _Side, unknown: frozenset[str]) -> Iterator[Change]:
         top = path.partition(".")[0].partition("[")[0]
         if top not in _ATTRIBUTES:
             continue
-        option = path.removeprefix("computeTarget.")
-        harmless = (top in METADATA and top != "sourceDirectory") or top in _MAPS_OF_METADATA
-        harmless = harmless or (top == "computeTarget" and option != path and option not in _PLACE)
         kind: ChangeKind = "update" if old.has(top) else "add"
-        if harmless:
+        if is_harmless(path):
             yield Change(path, kind, "metadata", "not known before the update; it does not change the result")
         else:
             reason = "not known before the update: if it differs then, the job is trained again"

@@ -23,11 +23,13 @@ _ENDED = {
 
 
 class Known(NamedTuple):
-    """A run that is there. ``phase`` is what it really is in now; ``attempts``: 0 where it was never started."""
+    """A run that is there. ``phase`` is what it really is in now; ``attempts``: 0 where it was never started;
+    ``finished``: when it ended, seconds since the epoch."""
 
     run_id: str
     phase: str
     attempts: int = 1
+    finished: float | None = None
 
 
 class Decision(NamedTuple):
@@ -103,7 +105,8 @@ def decide(
     becomes = fate(current)
     if becomes == "launch":
         # Nothing of it is left: somebody has removed it from the store, or it was reserved and never started.
-        return Decision("retrain" if status in phases.TERMINAL else "train", True, "its run is not there", changes)
+        klass: Klass = "resume" if resumes else "retrain" if status in phases.TERMINAL else "train"
+        return Decision(klass, True, "its run is not there", changes)
     assert current is not None
     if becomes == "attempt":
         return Decision("attempt", True, _again(current), changes)

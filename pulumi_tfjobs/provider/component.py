@@ -47,6 +47,9 @@ class Components:
     def __init__(self, component: ComponentClass | None = None) -> None:
         self._component = component
         self._servicer: Any = None
+        # Whether the program names a version of this plugin. Where it does not, the jobs inside must not either: the
+        # engine would start a second plugin for them, and neither would know all jobs of the stack.
+        self.versioned = True
         self._loading = asyncio.Lock()
 
     async def construct(
@@ -78,12 +81,16 @@ class Components:
 
         component: ComponentClass = self._component or import_module("pulumi_tfjobs.sdk.components").TensorFlow
 
+        components = self
+
         class Built(Provider):
             def construct(
                 self, name: str, resource_type: str, inputs: Any, options: ResourceOptions | None = None
             ) -> ConstructResult:
                 if resource_type != TYPE:
                     raise TfJobsError(f"there is no component {resource_type}. Expected: {TYPE}. Correct its type")
+                if not components.versioned:
+                    options = ResourceOptions.merge(options, ResourceOptions(version=""))
                 built = component(name, opts=options, **{snake_case(k): integral(v) for k, v in inputs.items()})
                 found = {key: getattr(built, snake_case(key), None) for key in OUTPUTS}
                 return ConstructResult(

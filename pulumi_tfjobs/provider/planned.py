@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pulumi_tfjobs.provider.engine_log import EngineLog
+from pulumi_tfjobs.provider.urns import resource_name
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.lifecycle import Current, Planned
@@ -26,23 +27,33 @@ class Plans:
         self._log = log
         self._said: dict[str, JobPlan] = {}
         self._previewed = False
-        self._launching: dict[str, str] = {}  # run → name of the job that launches it
+        self._launching: dict[str, str] = {}  # run → URN of the job that launches it
+
+    def begin(self) -> None:
+        """Another preview or update: what was said in the one before does not count."""
+        self._said.clear()
+        self._launching.clear()
+        self._previewed = False
 
     @property
     def wanted(self) -> bool:
         """Whether somebody has asked for the file."""
         return bool(os.environ.get(PLAN_VARIABLE))
 
-    def shared(self, planned: Planned, name: str) -> Planned:
-        """The decision, where another job of this preview launches the very same run: then this one waits for it."""
+    def shared(self, planned: Planned, urn: str) -> Planned:
+        """The decision, where another job of this preview launches the very same run: then this one waits for it.
+
+        With ``reuse`` off each launches one of its own.
+        """
         spec = planned.spec
-        if not planned.decision.launches or spec.unknown:
+        if not planned.decision.launches or spec.unknown or not spec.reuse:
             return planned
         key = f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
-        first = self._launching.setdefault(key, name)
-        if first == name:
+        first = self._launching.setdefault(key, urn)
+        if first == urn:
             return planned
-        decision = planned.decision._replace(klass="attach", launches=False, reason=f"shares the run of {first}")
+        reason = f"shares the run of {resource_name(first)}"
+        decision = planned.decision._replace(klass="attach", launches=False, reason=reason)
         return planned._replace(decision=decision)
 
     def keep(self, plan: JobPlan) -> None:

@@ -107,6 +107,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     @_rpc
     async def Configure(self, request: provider_pb2.ConfigureRequest, context: Any) -> provider_pb2.ConfigureResponse:
         self._jobs.begin()
+        self._components.versioned = request.name != "default"
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True, supportsPreview=True, acceptResources=True, acceptOutputs=True
         )

@@ -124,6 +124,9 @@ class TrainingJobs:
     def begin(self) -> None:
         """An engine starts to use this plugin (again, where it was attached to)."""
         self._cancelled = False
+        self._checked.clear()
+        self._diffed.clear()
+        self._plans.begin()
         self._replaced.clear()
         self._current.clear()
 
@@ -294,7 +297,7 @@ class TrainingJobs:
         self, planned: Planned, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         name = resource_name(urn)
-        planned = self._plans.shared(planned, name)
+        planned = self._plans.shared(planned, urn)
         plan = await self._lifecycle.describe(planned, urn=urn, name=name)
         await self._plans.preview(plan)
         outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from typing import Any
 
 _CONTEXT = 3
 _SHOWN_LINES = 200
@@ -115,8 +116,7 @@ def _rough(left: list[str], right: list[str]) -> list[tuple[int, int]] | None:
 def _unified(
     before: list[str], after: list[str], matches: list[Match], path: str, *, is_new: bool, is_gone: bool
 ) -> str:
-    matcher = SequenceMatcher(None, "", "")
-    matcher.opcodes = _opcodes(matches, len(before), len(after))
+    matcher = _Found(_opcodes(matches, len(before), len(after)))
     lines = [
         "--- /dev/null\n" if is_new else f"--- a/{path}\n",
         "+++ /dev/null\n" if is_gone else f"+++ b/{path}\n",
@@ -131,6 +131,17 @@ def _unified(
             lines += [_line("-", line) for line in before[i1:i2]]
             lines += [_line("+", line) for line in after[j1:j2]]
     return _cut(lines)
+
+
+class _Found(SequenceMatcher[str]):
+    """Groups what was found elsewhere."""
+
+    def __init__(self, opcodes: list[Any]) -> None:
+        super().__init__(None, "", "")
+        self._opcodes = opcodes
+
+    def get_opcodes(self) -> list[Any]:
+        return self._opcodes
 
 
 def _opcodes(matches: list[Match], old: int, new: int) -> list[tuple[str, int, int, int, int]]:

@@ -160,7 +160,8 @@ class JobSpec:
 
     ``script_params`` are ``(flag, values)`` pairs in argv order; values are already text.
     ``secret_variables`` names the environment variables whose values are secrets. ``unknown`` holds the property
-    paths whose values are not known yet (preview); a spec with unknowns has no digest and cannot be launched.
+    paths of values that are not known yet (preview) and decide what is done; with any of them a spec has no digest and
+    cannot be launched.
     ``nodes`` is over how many (simulated) nodes the replicas are spread; Horovod has its own number.
     ``resume_from``: id of the run whose checkpoints it starts from. ``generation``: with ``reuse`` off, how many runs
     of the same content others had before. ``warnings``: what is likely wrong, for people.

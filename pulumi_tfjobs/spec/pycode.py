@@ -1,8 +1,8 @@
 """What of a Python file counts where only its code does: its tokens.
 
-The tokens are found here and not by ``tokenize``, whose answer differs from one Python to the next (f-strings since 3.12,
-what is an error): the digest of a file must not. Comments, blank lines, the width of indentation and white space between
-tokens are not part of it; docstrings are.
+The tokens are found here and not by ``tokenize``, whose answer differs from one Python to the next (f-strings since
+3.12, what is an error): the digest of a file must not. Comments, blank lines, the width of indentation and white space
+between tokens are not part of it; docstrings are.
 """
 
 from __future__ import annotations

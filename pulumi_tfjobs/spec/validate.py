@@ -12,6 +12,7 @@ from pulumi_tfjobs.spec import paths, topology
 from pulumi_tfjobs.spec.args import JobArgs
 from pulumi_tfjobs.spec.checks import Abilities, check_target, environment_of
 from pulumi_tfjobs.spec.fields import param_values
+from pulumi_tfjobs.spec.harmless import decides
 from pulumi_tfjobs.spec.horovod import RESERVED_VARIABLES
 from pulumi_tfjobs.spec.model import (
     Horovod,
@@ -93,7 +94,7 @@ def build_spec(
 
     Returns:
         The spec and every problem found here. The spec is None where there are problems, those that
-        :func:`~.args.parse_args` found included. A spec with ``unknown`` has no digest.
+        :func:`~.args.parse_args` found included. A spec has no digest where ``unknown`` values decide it.
     """
     hidden = unknown | args.skipped
     problems: list[InputProblem] = []
@@ -155,7 +156,7 @@ def build_spec(
         delete_artifacts=args.delete_artifacts,
         tags=dict(sorted(args.tags.items())),
         nodes=args.node_count or 1,
-        unknown=hidden,
+        unknown=frozenset(path for path in hidden if decides(path)),
         warnings=tuple(warnings),
     )
     return spec, []

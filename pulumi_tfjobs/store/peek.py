@@ -6,11 +6,12 @@ import os
 import sqlite3
 import time
 
-from pulumi_tfjobs.store import database, rebuild
+from pulumi_tfjobs.store import database
 from pulumi_tfjobs.store.runs import RunStore
 
 _TRIES = 5
-_PAUSE_SECONDS = 0.01
+# A file's time goes on in steps. Of two writes in one step the second cannot be told from outside.
+_STEP_SECONDS = 0.01
 
 _Stamp = tuple[int, ...]
 
@@ -26,26 +27,44 @@ class PeekStore(RunStore):
         raise AssertionError("a preview writes nothing")
 
     def _open_to_read(self) -> sqlite3.Connection:
-        stamp = _stamp(self.root)
-        if self._read_only is None or stamp != self._stamp:
+        if self._read_only is None or _stamp(self.root) != self._stamp:
             if self._read_only is not None:
                 self._read_only.close()
                 self._read_only = None
-            self._read_only = self._copy(stamp)
+            self._read_only = self._copy()
         return self._read_only
 
-    def _copy(self, stamp: _Stamp) -> sqlite3.Connection:
+    def _copy(self) -> sqlite3.Connection:
+        self._stamp = ()
+        stamp = _stamp(self.root)
         for _ in range(_TRIES):
-            connection = database.copy_to_memory(self.root, lambda memory: rebuild.fill(memory, self.root))
-            self._stamp = _stamp(self.root)
-            if self._stamp == stamp:
+            if _is_new(stamp):
+                time.sleep(_STEP_SECONDS)
+                before, stamp = stamp, _stamp(self.root)
+                if stamp != before:
+                    continue
+            connection, trouble = None, None
+            try:
+                connection = database.copy_to_memory(self.root, self._fill)
+            except (sqlite3.Error, OSError) as error:
+                trouble = error
+            before, stamp = stamp, _stamp(self.root)
+            if stamp == before:
+                if connection is None:
+                    assert trouble is not None
+                    raise trouble
+                self._stamp = stamp
                 return connection
             # Somebody wrote while it was copied: the copy may be neither the one nor the other.
-            connection.close()
-            stamp = self._stamp
-            time.sleep(_PAUSE_SECONDS)
-        self._stamp = ()
-        return database.copy_to_memory(self.root, lambda memory: rebuild.fill(memory, self.root), careful=True)
+            if connection is not None:
+                connection.close()
+        return database.copy_to_memory(self.root, self._fill, careful=True)
+
+
+def _is_new(stamp: _Stamp) -> bool:
+    """Whether a write of this very moment would leave the files looking like this."""
+    now = time.time_ns()
+    return any(abs(now - written) < _STEP_SECONDS * 1e9 for written in stamp[::3])
 
 
 def _stamp(root: str) -> _Stamp:

@@ -435,7 +435,6 @@ def test_odd_values_stay_one_clean_line(before: str, after: str, name: str, note
     ):
         for line in describing.lines(said, NOW):
             assert line.isprintable(), ascii(line)
-            assert line == line.rstrip()
 
 
 @given(st.integers(1, 12))

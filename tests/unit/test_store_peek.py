@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -20,9 +21,10 @@ from pulumi_tfjobs.store.runs import RunStore
 from pulumi_tfjobs.store.schema import SCHEMA_VERSION
 from tests.helpers.jobs import tree
 from tests.helpers.store_workers import as_nobody
-from tests.unit.test_store_index import first_version, open_to_all
+from tests.unit.test_store_index import first_version, open_to_all, read_only
 
 DEADLINE = 60.0
+ANSWERS = 40
 RECORD = {"inputs": {}, "target": {"kind": "local"}}
 
 
@@ -150,7 +152,8 @@ def test_nothing_is_written_beside_a_living_writer(root: Path, store: RunStore, 
 def test_a_store_that_only_others_may_write_is_read(tmp_path: Path, state: Any) -> None:
     root = tmp_path / "store"
     state(root)
-    open_to_all(tmp_path)
+    open_to_all(root)
+    read_only(str(root))
     before = listing(root)
     assert as_nobody(lambda: [run.job for run in PeekStore(str(root)).runs()]) == "['mnist']"
     assert listing(root) == before
@@ -189,7 +192,7 @@ def test_a_newer_index_is_refused(root: Path, peeking: PeekStore) -> None:
 def test_a_folder_that_may_not_be_read_is_a_message(tmp_path: Path) -> None:
     root = tmp_path / "store"
     closed(root)
-    open_to_all(tmp_path)
+    open_to_all(root)
     root.chmod(0)
 
     def ask() -> str:
@@ -210,7 +213,7 @@ def test_a_folder_that_may_not_be_read_is_a_message(tmp_path: Path) -> None:
 
 def test_each_commit_is_seen_by_the_next_question(store: RunStore, peeking: PeekStore) -> None:
     assert peeking.runs() == []
-    for number in range(30):
+    for number in range(10):
         digest = f"{number:064x}"
         run = store.reserve(f"mnist-{number}", digest, "mnist", dict(RECORD), "urn:a")
         assert peeking.by_digest(digest) == run
@@ -222,26 +225,37 @@ def test_each_commit_is_seen_by_the_next_question(store: RunStore, peeking: Peek
 
 
 def test_a_commit_that_leaves_sizes_and_times_as_they_were_is_seen(
-    root: Path, store: RunStore, peeking: PeekStore
+    root: Path, store: RunStore, peeking: PeekStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A clock ticks every few milliseconds, and a log that was taken over into the index is written again from its
-    # start: two commits can look the same from outside.
+    # A file's time goes on in steps of milliseconds, and a log that was taken over into the index is written again
+    # from its start: two commits of one moment look the same from outside.
     run = reserve(store)
-    for status in ("running", "stopping"):
+    for status in ("running", "stopping", "running", "stopping"):
         store.set_status(run.run_id, status, None)
     assert store._connection is not None
     store._connection.execute("PRAGMA wal_checkpoint(RESTART)")
-    store.set_status(run.run_id, "failed", None)
     log = root / "index.db-wal"
-    looks = log.stat()
-    seen = peeking.get(run.run_id)
-    assert seen is not None
-    assert seen.status == "failed"
-    store._connection.execute("PRAGMA wal_checkpoint(RESTART)")
-    store.set_status(run.run_id, "interrupted", None)
-    os.utime(log, ns=(looks.st_atime_ns, looks.st_mtime_ns))
-    assert log.stat().st_size == looks.st_size
-    assert peeking.get(run.run_id) == store.get(run.run_id)
+    sleep = time.sleep
+    again = ["interrupted"]
+
+    def commit_again(seconds: float) -> None:
+        looks = log.stat()
+        while again:
+            store.set_status(run.run_id, again.pop(), None)
+            os.utime(log, ns=(looks.st_atime_ns, looks.st_mtime_ns))
+            assert log.stat().st_size == looks.st_size
+        sleep(seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", commit_again)
+        store.set_status(run.run_id, "failed", None)
+        seen = peeking.get(run.run_id)
+    if again:  # it took longer than a step until it was asked
+        commit_again(0)
+    else:
+        assert seen is not None
+        assert seen.status == "interrupted"
+    assert again == []
 
 
 def test_an_index_that_does_not_change_is_read_once(
@@ -281,6 +295,21 @@ def test_a_store_that_is_made_and_one_that_is_put_in_its_place_are_seen(
 # While somebody writes
 
 
+def test_a_log_that_goes_away_while_it_is_copied_is_no_trouble(
+    store: RunStore, peeking: PeekStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve(store)
+    has_content = database._has_content
+
+    def closed_just_then(path: str) -> bool:
+        found = has_content(path)
+        store.close()  # the last one that closes takes the log away
+        return found
+
+    monkeypatch.setattr(database, "_has_content", closed_just_then)
+    assert [run.job for run in peeking.runs()] == ["mnist"]
+
+
 def write_until_told(root: str, ready: Event, stop: Event) -> None:
     """Pairs of runs: whoever sees one without the other has seen half a transaction. The store is closed and opened
     again and again, so that its log comes and goes."""
@@ -317,7 +346,7 @@ def test_beside_a_writer_no_answer_is_torn(root: Path, careful: bool, monkeypatc
     def read(index: int) -> None:
         try:
             peeking = PeekStore(str(root))
-            for _ in range(150):
+            for _ in range(ANSWERS):
                 runs = peeking.runs()
                 assert peeking.problems() == []
                 numbers = [sorted(run.created for run in runs if run.job == half) for half in ("left", "right")]
