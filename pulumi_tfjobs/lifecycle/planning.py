@@ -84,7 +84,8 @@ def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = 
             return same
     if spec.reuse or (current is not None and spec.digest == current.digest):
         return spec
-    for generation in range(_MOST_GENERATIONS):
+    # Never the first, which everybody who wants this content shares: whoever came first would decide what is launched.
+    for generation in range(1, _MOST_GENERATIONS):
         found = replace(spec, generation=generation)
         run = store.by_digest(found.digest)
         if run is None:

@@ -46,7 +46,7 @@ class Plans:
         With ``reuse`` off each launches one of its own.
         """
         spec = planned.spec
-        if not planned.decision.launches or spec.unknown or not spec.reuse:
+        if not planned.decision.launches or spec.unknown or spec.generation:
             return planned
         key = f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
         first = self._launching.setdefault(key, urn)

@@ -274,7 +274,9 @@ class TrainingJobs:
         else:
             planned = await self._lifecycle.settle(spec, changes=(), current=current)
         if request.preview:
-            stays = planned.decision.klass in {"nothing", "metadata"}
+            # Of a run that had not ended when the state was written, more may be known after the update.
+            ended = current.status in UNSUCCESSFUL or current.status == "succeeded"
+            stays = planned.decision.klass in {"nothing", "metadata"} and ended
             known = {key: old[key] for key in OUTPUTS if key in old} if stays else {}
             outputs = await self._preview(planned, request.urn, properties, known)
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs))

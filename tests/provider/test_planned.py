@@ -254,7 +254,7 @@ async def test_jobs_of_one_name_below_two_parents_share_a_run_as_well(plugin: Pl
 
 def test_whoever_wants_a_run_of_its_own_shares_none() -> None:
     plans = Plans(EngineLog())
-    decisions = [plans.shared(new_one(a_spec(reuse=False)), urn).decision for urn in (URN, OTHER)]
+    decisions = [plans.shared(new_one(a_spec(reuse=False, generation=1)), urn).decision for urn in (URN, OTHER)]
     assert [(decision.klass, decision.launches) for decision in decisions] == [("train", True), ("train", True)]
 
 

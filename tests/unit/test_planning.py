@@ -335,7 +335,7 @@ async def test_going_back_to_an_earlier_content_trains_again(job: Job, world: Wo
     # The engine deletes what was replaced.
     job.store.drop_reference(first.outputs["runId"], URN)
     said, third = await up(job, URN, reuse=False, rerun="a")
-    assert (said.klass, third.generation) == ("train", 1)
+    assert (said.klass, third.generation) == ("train", 2)
     assert len({first.id, second.id, third.id}) == 3
     assert len(world.launches) == 3
 
@@ -346,7 +346,7 @@ async def test_a_run_that_failed_and_was_given_up_is_tried_again(job: Job, world
     job.store.drop_reference(first.outputs["runId"], URN)
     world.on_launch = ended()
     said, second = await up(job, OTHER, reuse=False)
-    assert (said.klass, second.generation, second.outputs["attempt"]) == ("attempt", 0, 2)
+    assert (said.klass, second.generation, second.outputs["attempt"]) == ("attempt", 1, 2)
 
 
 async def test_a_run_that_others_share_is_not_ones_own(job: Job) -> None:
@@ -360,7 +360,7 @@ async def test_a_run_that_others_share_is_not_ones_own(job: Job) -> None:
 async def test_two_at_once_get_a_run_each(job: Job, world: World) -> None:
     spec = job.check(reuse=False)
     results = await asyncio.gather(*(job.ensure(spec, urn=URN + str(number)) for number in range(6)))
-    assert {result.generation for result in results} == set(range(6))
+    assert {result.generation for result in results} == set(range(1, 7))
     assert len({result.id for result in results}) == len(world.launches) == 6
 
 
