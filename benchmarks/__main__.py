@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.detach import detach
+from benchmarks.digest import digest
 from benchmarks.engine import many, plugin_start
 from benchmarks.launch import launch_horovod, launch_single
 from benchmarks.measure import LEAST_REPEATS, Figure
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "throughput": Benchmark(throughput, 9),
     "logs_1m": Benchmark(logs_1m, 5, ("logs_1m_buffered",)),
     "logs_10g": Benchmark(logs_10g, 5),
+    "digest_cold": Benchmark(digest, 7, ("digest_unchanged", "digest_unchanged_again", "digest_small")),
     "store_100k": Benchmark(
         questions, 15, ("store_100k_prefix", "store_100k_digest", "store_100k_job", "store_100k_status")
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
@@ -12,7 +13,7 @@ from pulumi_tfjobs.spec.args import parse_args
 from pulumi_tfjobs.spec.model import InputData, JobSpec, SourceFile, SourceManifest, TargetRef, canonical_digest
 from pulumi_tfjobs.spec.suggest import nearest
 from pulumi_tfjobs.spec.validate import build_spec
-from pulumi_tfjobs.store.source import digest_of, scan
+from pulumi_tfjobs.store.source import digest_of, scan, warnings_of
 from pulumi_tfjobs.targets.base import Capabilities, Target
 from pulumi_tfjobs.targets.registry import kinds, target_class
 
@@ -61,7 +62,7 @@ def check(
         problems.extend(more)
     if problems or spec is None:
         raise InvalidInputs(sorted(set(problems)))
-    return spec
+    return replace(spec, warnings=(*spec.warnings, *warnings_of(spec.source)))
 
 
 def _scan_source(path: Any, directory: str, problems: list[InputProblem], *, code: bool) -> SourceManifest | None:

@@ -10,6 +10,7 @@ from pulumi_tfjobs.plan import Change
 from pulumi_tfjobs.plan.record import FileRecord
 from pulumi_tfjobs.spec import paths
 from pulumi_tfjobs.spec.model import SourceManifest
+from pulumi_tfjobs.spec.pycode import compare
 from pulumi_tfjobs.store.runs import RunStore
 
 # Files beyond these are named and not compared.
@@ -38,11 +39,6 @@ def _path(property_path: str) -> str:
 
 
 def _compared(path: str, change: Change, before: str | None, after: str) -> FileRecord:
-    try:
-        from pulumi_tfjobs.spec.pycode import compare
-    except ImportError:
-        return FileRecord(path=path, kind=change.kind)
-
     old = None if change.kind == "add" or before is None else _read(os.path.join(before, path))
     new = None if change.kind == "delete" else _read(os.path.join(after, path))
     if change.reason.endswith("mode"):

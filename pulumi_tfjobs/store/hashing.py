@@ -53,6 +53,7 @@ def read_and_hash(path: str) -> tuple[bytes, str]:
 
 
 def digest_of_link(target: str) -> str:
+    """What a link counts as: the text of where it leads."""
     return hashlib.sha256(os.fsencode(target)).hexdigest()
 
 

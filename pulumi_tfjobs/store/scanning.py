@@ -3,7 +3,7 @@
 Ignore rules are those of gitignore. At the root of a source directory the first of ``.tfjobsignore``, ``.amlignore``,
 ``.gitignore`` that exists counts; where that is ``.gitignore``, nested ones count as in git.
 
-A directory that looks as it did is not read again (``statcache.py``). Else it is walked, and what looks as it did is not.
+A directory that looks as it did is not read again (``statcache.py``). Else it is walked, and read is what looks new.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
 from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
 from pulumi_tfjobs.spec.model import SourceFile, SourceManifest, canonical_digest
-from pulumi_tfjobs.spec.pycode import CODE_VERSION, code_digest
-from pulumi_tfjobs.store import statcache, workers
+from pulumi_tfjobs.store import limits, statcache, workers
 from pulumi_tfjobs.store.hashing import digest_of_link, hash_file, printable, read_and_hash
 from pulumi_tfjobs.store.ignore import IgnoreRules
+from pulumi_tfjobs.store.limits import Problems, largest_of, size_text
 from pulumi_tfjobs.store.statcache import Known
 from pulumi_tfjobs.store.statwork import SIGNATURE_BYTES, Layout, signatures
 
@@ -38,12 +37,8 @@ ALWAYS_IGNORED = (
     "/outputs/",
     "/logs/",
 )
-MAX_FILES = 100_000
-WARN_BYTES = 1 << 30
-MAX_BYTES = 10 << 30
-SHOWN_PROBLEMS = 20
 # What a cache entry depends on besides the files. To be counted up where the walk chooses others than before.
-_RULES = canonical_digest([1, CODE_VERSION, IGNORE_FILES, ALWAYS_IGNORED])
+_RULES = canonical_digest([1, IGNORE_FILES, ALWAYS_IGNORED])
 
 _always = IgnoreRules(ALWAYS_IGNORED)
 
@@ -83,12 +78,12 @@ def scan(root: str, *, property_path: str = "sourceDirectory", code: bool = Fals
         )
     place = os.path.realpath(root)
     known = statcache.recall(place, _RULES)
-    if known is None or (code and not known.coded) or not known.still_true():
-        walk = _Walk(place, root, _Problems(property_path))
+    if known is None or (code and known.coded != _code_version()) or not known.still_true():
+        walk = _Walk(place, root, Problems(property_path), code=code)
         with statcache.no_collection():
-            known = walk.hashed(known, code=code)
+            known = walk.hashed(known)
     files = known.files
-    if not code and any(map(itemgetter(_CODE), files)):
+    if not code and known.coded:
         files = tuple(file._replace(code="") for file in files)
     manifest = SourceManifest(root, files)
     # What takes long for very many files is known already.
@@ -96,54 +91,23 @@ def scan(root: str, *, property_path: str = "sourceDirectory", code: bool = Fals
     return manifest
 
 
-_CODE = SourceFile._fields.index("code")
+def _code_version() -> int:
+    from pulumi_tfjobs.spec.pycode import CODE_VERSION  # most jobs need no tokens
 
-
-def warnings_of(manifest: SourceManifest) -> tuple[str, ...]:
-    """What is likely not meant, for people."""
-    if manifest.size <= WARN_BYTES:
-        return ()
-    return (
-        f"sourceDirectory has {_size_text(manifest.size)}, which is copied for every attempt; the largest: "
-        f"{_largest((file.path, file.size) for file in manifest.files)}. Data are better passed as inputs; what is not "
-        "needed can be listed in .tfjobsignore",
-    )
-
-
-class _Problems:
-    """What is wrong, no kind of it more than SHOWN_PROBLEMS times."""
-
-    def __init__(self, property_path: str) -> None:
-        self._path = property_path
-        self._kinds: dict[str, list[InputProblem]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._kinds)
-
-    def add(self, kind: str, found: str, expected: str, fix: str) -> None:
-        self._kinds.setdefault(kind, []).append(InputProblem(self._path, found, expected, fix))
-
-    def error(self) -> InvalidInputs:
-        shown = []
-        for kind, problems in self._kinds.items():
-            shown += problems[:SHOWN_PROBLEMS]
-            more = len(problems) - SHOWN_PROBLEMS
-            if more > 0:
-                last = problems[-1]
-                shown.append(InputProblem(self._path, f"and {more:,} more {kind}", last.expected, last.fix))
-        return InvalidInputs(shown)
+    return CODE_VERSION
 
 
 class _Walk:
     """One look at everything in a directory.
 
-    ``place`` is its path, ``shown`` what the user calls it.
+    ``place`` is its path, ``shown`` what the user calls it, ``code`` whether the tokens of Python files are wanted.
     """
 
-    def __init__(self, place: str, shown: str, problems: _Problems) -> None:
+    def __init__(self, place: str, shown: str, problems: Problems, *, code: bool) -> None:
         self._place = place
         self._shown = shown
         self._problems = problems
+        self._code = code
         self._moment = time.time_ns() - statcache.SETTLED_NS
         self._entries: list[_Entry] = []
         self._folders: list[str] = []
@@ -151,34 +115,35 @@ class _Walk:
         self._names: list[str] = []
         self._infos: list[os.stat_result] = []
         self._left_out: list[tuple[str, bool]] = []
+        self._links: list[str] = []
         self._bytes = 0
         self._strange = False  # inode numbers and times that no usual file system has
         self._lasting = True  # whether looking at the names alone would show every change
 
-    def hashed(self, before: Known | None, *, code: bool) -> Known:
+    def hashed(self, before: Known | None) -> Known:
         """Everything about the directory, read or known from ``before``. Raises InvalidInputs."""
         root_signature = self._root_signature()
         chosen = next((name for name in IGNORE_FILES if os.path.isfile(os.path.join(self._place, name))), None)
         self._visit(self._place, "", (), chosen)
-        if len(self._entries) > MAX_FILES:
+        if len(self._entries) > limits.MAX_FILES:
             self._problems.add(
                 "of these",
-                f"{self._shown} has more than {MAX_FILES:,} files",
-                f"at most {MAX_FILES:,} files",
+                f"{self._shown} has more than {limits.MAX_FILES:,} files",
+                f"at most {limits.MAX_FILES:,} files",
                 "name a narrower directory, or list what is not needed in .tfjobsignore",
             )
             raise self._problems.error()
-        if self._bytes > MAX_BYTES:
-            largest = _largest((entry.path, entry.info.st_size) for entry in self._entries)
+        if self._bytes > limits.MAX_BYTES:
+            largest = largest_of((entry.path, entry.info.st_size) for entry in self._entries)
             self._problems.add(
                 "of these",
-                f"{self._shown} has {_size_text(self._bytes)}; the largest: {largest}",
-                f"at most {_size_text(MAX_BYTES)}, which is copied for every attempt",
+                f"{self._shown} has {size_text(self._bytes)}; the largest: {largest}",
+                f"at most {size_text(limits.MAX_BYTES)}, which is copied for every attempt",
                 "pass data as inputs, and list what is not needed in .tfjobsignore",
             )
             raise self._problems.error()
         every = self._signatures()
-        files = self._files(every, before.by_path() if before is not None else {}, code=code)
+        files = self._files(every, before)
         if self._problems:
             raise self._problems.error()
         files.sort(key=itemgetter(0, 1))
@@ -190,10 +155,11 @@ class _Walk:
             root_signature=root_signature,
             layout=Layout(self._folders, [0, *accumulate(self._counts)], self._names, self._settled(every)),
             left_out=self._left_out,
+            links=self._links,
             at=[at for _, at, _ in files],
-            coded=code,
+            coded=_code_version() if self._code else 0,
             digest=plain.digest,
-            identity=plain.identity if code else "",
+            identity=plain.identity,
             make_files=lambda: ordered,
         )
         if self._lasting:
@@ -284,7 +250,7 @@ class _Walk:
         self._folders.append(folder)
         self._counts.append(len(self._names) - before)
         for path, relative in inside:
-            if len(self._entries) > MAX_FILES:
+            if len(self._entries) > limits.MAX_FILES:
                 return
             self._visit(path, relative, rules, chosen)
 
@@ -325,15 +291,12 @@ class _Walk:
             )
             return False
         try:
+            inside = statcache.stays_inside(self._place, relative)
             target = os.readlink(entry.path)
         except OSError as error:
             self._unreadable(relative, error)
             return False
-        resolved = os.path.realpath(entry.path)
-        # Both ways: `../src/data` comes back here, and leads elsewhere from a copy under another name.
-        lexical = os.path.normpath(os.path.join(os.path.dirname(relative), target))
-        leaves = os.path.isabs(target) or lexical == ".." or lexical.startswith("../")
-        if leaves or os.path.commonpath([self._place, resolved]) != self._place:
+        if not inside:
             self._problems.add(
                 "links that leave the directory",
                 f"{relative} is a link that leaves the directory (to {printable(target)})",
@@ -341,8 +304,7 @@ class _Walk:
                 "copy the file in, pass it as an input, or list the link in .tfjobsignore",
             )
             return False
-        # Where a link leads is seen in the names on its way, unless one of those is left out.
-        self._lasting = self._lasting and "/" not in target
+        self._links.append(relative)
         return True
 
     def _unreadable(self, relative: str, error: OSError) -> None:
@@ -363,36 +325,32 @@ class _Walk:
 
     # Hashing
 
-    def _files(
-        self, every: bytes, before: dict[str, tuple[bytes, SourceFile]], *, code: bool
-    ) -> list[tuple[str, int, SourceFile]]:
+    def _files(self, every: bytes, before: Known | None) -> list[tuple[str, int, SourceFile]]:
+        known = before.by_path() if before is not None else {}
+        coded = before is not None and self._code and before.coded == _code_version()
         found: list[tuple[str, int, SourceFile]] = []
         new: list[_Entry] = []
         for entry in self._entries:
-            if before:
-                signature, file = before.get(entry.path, (b"", None))
-                at = entry.at * SIGNATURE_BYTES
-                if file is not None and signature == every[at : at + SIGNATURE_BYTES] != statcache.UNSETTLED:
-                    if code and not file.code and entry.path.endswith(".py") and file.mode != "l":
-                        file = self._described(entry, bytes.fromhex(file.digest), code=True)  # noqa: PLW2901
-                    if file is not None:
-                        found.append((entry.path, entry.at, file))
-                    continue
-            new.append(entry)
-        regular = [entry for entry in new if not stat.S_ISLNK(entry.info.st_mode)]
-        for entry, digest in zip(regular, self._digests(regular, every), strict=True):
-            file = self._described(entry, digest, code=code)
+            file: SourceFile | None
+            signature, file = known.get(entry.path, _UNKNOWN)
+            at = entry.at * SIGNATURE_BYTES
+            if file is None or signature != every[at : at + SIGNATURE_BYTES] or signature == statcache.UNSETTLED:
+                new.append(entry)
+                continue
+            if self._code and not coded:
+                file = self._described(entry, bytes.fromhex(file.digest))
+            elif not self._code and file.code:
+                file = file._replace(code="")
             if file is not None:
                 found.append((entry.path, entry.at, file))
-        for entry in new:
-            if stat.S_ISLNK(entry.info.st_mode):
-                file = self._link(entry)
-                if file is not None:
-                    found.append((entry.path, entry.at, file))
+        for entry, digest in zip(new, self._digests(new, every), strict=True):
+            file = self._described(entry, digest)
+            if file is not None:
+                found.append((entry.path, entry.at, file))
         return found
 
     def _digests(self, entries: list[_Entry], every: bytes) -> list[bytes | None]:
-        """Those of the files whose content is of the moment when they were looked at."""
+        """Those of the files whose content is of the moment when they were looked at; None of the others, and links."""
         if self._strange:
             return [None] * len(entries)
         folders, counts, names, chosen = [], [], [], []
@@ -409,35 +367,36 @@ class _Walk:
         layout = Layout(folders, [0, *accumulate(counts)], names, b"".join(chosen))
         return workers.digests(layout, [entry.info.st_size for entry in entries])
 
-    def _described(self, entry: _Entry, digest: bytes | None, *, code: bool) -> SourceFile | None:
-        """The file; None where it cannot be read, which is then said."""
+    def _described(self, entry: _Entry, digest: bytes | None) -> SourceFile | None:
+        """The file; None where it cannot be read, which is then said. ``digest``: what is known of its content."""
         mode = "x" if entry.info.st_mode & 0o100 else ""
-        if digest is not None and not (code and entry.path.endswith(".py")):
+        wants_code = self._code and entry.path.endswith(".py")
+        is_link = stat.S_ISLNK(entry.info.st_mode)
+        if digest is not None and not wants_code and not is_link:
             return SourceFile(entry.path, digest.hex(), entry.info.st_size, mode)
         path = os.path.join(self._place, entry.path)
         try:
-            if code and entry.path.endswith(".py"):
+            if is_link:
+                target = os.readlink(path)
+                return SourceFile(entry.path, digest_of_link(target), len(os.fsencode(target)), "l")
+            if wants_code:
+                from pulumi_tfjobs.spec.pycode import code_digest
+
                 data, text = read_and_hash(path)
-                if digest is not None and text != digest.hex():
-                    self._lasting = False  # it has just changed
+                self._lasting = self._lasting and digest is not None and text == digest.hex()  # else it just changed
                 return SourceFile(entry.path, text, len(data), mode, code_digest(data))
             self._lasting = False
             info = os.lstat(path)
             if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.ENOENT, "", path)
+                raise FileNotFoundError(errno.ENOENT, "", path)
             text = hash_file(path, info)
             return SourceFile(entry.path, text, os.lstat(path).st_size, mode)
         except OSError as error:
             self._unreadable(entry.path, error)
             return None
 
-    def _link(self, entry: _Entry) -> SourceFile | None:
-        try:
-            target = os.readlink(os.path.join(self._place, entry.path))
-        except OSError as error:
-            self._unreadable(entry.path, error)
-            return None
-        return SourceFile(entry.path, digest_of_link(target), len(os.fsencode(target)), "l")
+
+_UNKNOWN = (b"", None)
 
 
 def _ignored(relative: str, name: str, is_folder: bool, rules: tuple[_Rules, ...]) -> bool:
@@ -455,16 +414,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _largest(sizes: Iterable[tuple[str, int]]) -> str:
-    largest = sorted(sizes, key=itemgetter(1), reverse=True)[:3]
-    return ", ".join(f"{path} ({_size_text(size)})" for path, size in largest)
-
-
-def _size_text(size: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024  # type: ignore[assignment]
-    return f"{size:.1f} GiB"

@@ -10,7 +10,8 @@ from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError
 from pulumi_tfjobs.spec.model import SourceManifest
 from pulumi_tfjobs.store.files import make_folder, sync_folder
 from pulumi_tfjobs.store.hashing import digest_of, digest_of_link, hash_file
-from pulumi_tfjobs.store.scanning import scan, warnings_of
+from pulumi_tfjobs.store.limits import warnings_of
+from pulumi_tfjobs.store.scanning import scan
 
 __all__ = ["check_out", "digest_of", "hash_file", "scan", "snapshot", "warnings_of"]
 

@@ -1,7 +1,7 @@
 """What was hashed before, and how the files looked then: as git's index, so that an unchanged tree is not read again.
 
-One file a source directory, in the user's cache folder: ``<cache>/sources/<digest of the path>.stat``. Nothing depends on
-it. One that is damaged, foreign or cannot be written is no cache, and nobody hears of it.
+One file a source directory, in the user's cache folder: ``<cache>/sources/<digest of the path>.stat``. Nothing depends
+on it. One that is damaged, foreign or cannot be written is no cache, and nobody hears of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -18,15 +19,16 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import repeat
+from typing import Any
 
-from pulumi_tfjobs.environments.cache import cache_root
 from pulumi_tfjobs.spec.model import SourceFile
 from pulumi_tfjobs.store import workers
 from pulumi_tfjobs.store.files import make_folder
 from pulumi_tfjobs.store.statwork import SIGNATURE_BYTES, Layout, decode, encode, signatures
 
+CACHE_VARIABLE = "PULUMI_TFJOBS_CACHE"  # as of the environments
 # From here on the file is worth it.
 LEAST_FILES = 200
 LEAST_BYTES = 5_000_000
@@ -47,9 +49,10 @@ _MOST_REMEMBERED = 250_000  # files, of all directories that this process has lo
 class Known:
     """A source directory as it was. All signatures are UNSETTLED of what may have changed unseen.
 
-    ``rules`` says which rules chose the files. ``layout`` has the files, folders and ignore files that were looked at
-    (``layout.folders`` are absolute), ``at`` where each of ``files`` is in it. ``left_out`` are paths that are ignored, each
-    with whether it is a folder: the other kind might not be. ``coded``: each Python file's ``code`` is there.
+    ``rules`` says which rules chose the files. ``layout`` has the files, folders and ignore files that were seen
+    (``layout.folders`` are absolute), ``at`` where each of ``files`` is in it. ``left_out`` are ignored paths, each
+    with whether it is a folder: the other kind might not be. ``links`` may lead through what is left out. ``coded``:
+    the version of the ``code`` of each Python file, 0 without.
     """
 
     root: str
@@ -57,8 +60,9 @@ class Known:
     root_signature: bytes
     layout: Layout
     left_out: list[tuple[str, bool]]
+    links: list[str]
     at: Sequence[int]
-    coded: bool
+    coded: int
     digest: str
     identity: str
     make_files: Callable[[], tuple[SourceFile, ...]]
@@ -78,16 +82,32 @@ class Known:
     def still_true(self) -> bool:
         """Whether the directory has the same names, and each looks as it did."""
         try:
-            if root_signature(self.root) != self.root_signature:
-                return False
-            return all(os.path.isdir(path) == folder for path, folder in self.left_out) and workers.unchanged(
-                self.layout, meanwhile=lambda: self.files
+            return (
+                root_signature(self.root) == self.root_signature
+                and all(_is_folder(path) == folder for path, folder in self.left_out)
+                and all(stays_inside(self.root, link) for link in self.links)
+                and workers.unchanged(self.layout, meanwhile=lambda: self.files)
             )
         except (OSError, OverflowError):
             return False
 
 
+def stays_inside(root: str, link: str) -> bool:
+    """Whether a link (its path in the directory) leads to a place in it. What is there does not matter."""
+    target = os.readlink(os.path.join(root, link))
+    # Both ways: `../src/data` comes back here, and leads elsewhere from a copy under another name.
+    lexical = os.path.normpath(os.path.join(os.path.dirname(link), target))
+    if os.path.isabs(target) or lexical == ".." or lexical.startswith("../"):
+        return False
+    return os.path.commonpath([root, os.path.realpath(os.path.join(root, link))]) == root
+
+
+def _is_folder(path: str) -> bool:
+    return stat.S_ISDIR(os.lstat(path).st_mode)
+
+
 def root_signature(root: str) -> bytes:
+    """How the directory itself looks, and which file system it is on."""
     info = os.stat(root)
     return signatures((info,)) + info.st_dev.to_bytes(8, sys.byteorder)
 
@@ -113,7 +133,7 @@ def keep(known: Known) -> None:
     if len(known.files) >= LEAST_FILES or sum(file.size for file in known.files) >= LEAST_BYTES:
         with contextlib.suppress(OSError, ValueError):
             _write(known)
-            _prune(os.path.join(str(cache_root()), "sources"))
+            _prune(folder())
 
 
 def forget() -> None:
@@ -133,10 +153,23 @@ def _remember(known: Known) -> None:
                 del _remembered[root]
 
 
+def folder() -> str:
+    """Where the files are: in the cache that the environments are in."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return os.path.join(os.path.abspath(os.path.expanduser(named)) if named else _default_cache(), "sources")
+
+
+@cache
+def _default_cache() -> str:
+    import platformdirs
+
+    return platformdirs.user_cache_dir("pulumi_tfjobs")
+
+
 def file_of(root: str) -> str:
     """Where the file of that directory is."""
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-    return os.path.join(str(cache_root()), "sources", name + _SUFFIX)
+    return os.path.join(folder(), name + _SUFFIX)
 
 
 def _write(known: Known) -> None:
@@ -155,6 +188,7 @@ def _write(known: Known) -> None:
         "rules": known.rules,
         "root_signature": known.root_signature.hex(),
         "left_out": known.left_out,
+        "links": known.links,
         "files": len(files),
         "coded": known.coded,
         "digest": known.digest,
@@ -183,7 +217,10 @@ def _load(root: str) -> Known | None:
         with open(path, "rb") as stream:
             content = stream.read()
         head = len(_MAGIC) + 32
-        if not content.startswith(_MAGIC) or hashlib.sha256(memoryview(content)[head:]).digest() != content[head - 32 : head]:
+        if (
+            not content.startswith(_MAGIC)
+            or hashlib.sha256(memoryview(content)[head:]).digest() != content[head - 32 : head]
+        ):
             return None
         end = content.index(b"\n", head)
         about = json.loads(content[head:end])
@@ -196,13 +233,13 @@ def _load(root: str) -> Known | None:
         return None
 
 
-def _read(about: dict[str, object], content: bytes, at: int) -> Known:
+def _read(about: dict[str, Any], content: bytes, at: int) -> Known:
     sections = []
-    for size in about["sections"]:  # type: ignore[attr-defined]
+    for size in about["sections"]:
         sections.append(content[at : at + size])
         at += size
     found, paths, digests, codes, sizes, modes, places = sections
-    count = int(about["files"])  # type: ignore[call-overload]
+    count = int(about["files"])
     if not len(digests) // 32 == len(sizes) // 8 == len(modes) == len(places) // 8 == count:
         raise ValueError("columns of different lengths")
     return Known(
@@ -210,9 +247,10 @@ def _read(about: dict[str, object], content: bytes, at: int) -> Known:
         rules=str(about["rules"]),
         root_signature=bytes.fromhex(str(about["root_signature"])),
         layout=decode(found),
-        left_out=[(str(path), bool(folder)) for path, folder in about["left_out"]],  # type: ignore[attr-defined]
+        left_out=[(str(path), bool(folder)) for path, folder in about["left_out"]],
+        links=[str(link) for link in about["links"]],
         at=array("q", places),
-        coded=bool(about["coded"]),
+        coded=int(about["coded"]),
         digest=str(about["digest"]),
         identity=str(about["identity"]),
         make_files=partial(_source_files, count, paths, digests, codes, sizes, modes),
@@ -230,7 +268,7 @@ def _source_files(
             paths.decode().split("\0"),
             _hex(digests),
             array("q", sizes),
-            map({32: "", 108: "l", 120: "x"}.__getitem__, modes),
+            map({32: "", 108: "l", 120: "x"}.__getitem__, modes) if modes.strip() else repeat("", count),
             [code if code != _NO_CODE else "" for code in _hex(codes)] if codes else repeat("", count),
         )
         return tuple(map(partial(tuple.__new__, SourceFile), zip(*columns, strict=True)))
@@ -240,8 +278,7 @@ _NO_CODE = "0" * 64
 
 
 def _hex(digests: bytes) -> list[str]:
-    text = digests.hex()
-    return [text[at : at + 64] for at in range(0, len(text), 64)]
+    return digests.hex("\n", 32).split("\n")
 
 
 @contextlib.contextmanager
@@ -257,11 +294,11 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _prune(folder: str) -> None:
+def _prune(where: str) -> None:
     """Remove the longest unused beyond what is allowed, and what a killed writer left."""
     found = []
     now = time.time()
-    with os.scandir(folder) as entries:
+    with os.scandir(where) as entries:
         for entry in entries:
             info = entry.stat(follow_symlinks=False)
             if entry.name.endswith(_SUFFIX):

@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import attrgetter
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing alone would take a helper as long to load as all the rest
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Name = Any  # str in the plugin, bytes in a helper: what os takes
 
 # A change of content changes the ctime, whatever a tool then does to the mtime. Size and inode see it where the
 # clock of a file system is coarse; the mode says what kind of thing it is.
@@ -27,19 +32,20 @@ _PIECE = 1 << 20
 # Never waits for the other end of a pipe that has taken a file's place.
 OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-Name = Any  # str in the plugin, bytes in a helper: what os takes
 
-
-class Layout(NamedTuple):
+class Layout:
     """Files by folder. ``folders`` are paths; the names of folder ``i`` are ``names[starts[i]:starts[i + 1]]``.
 
     ``signatures`` holds SIGNATURE_BYTES a name.
     """
 
-    folders: list[Name]
-    starts: list[int]
-    names: list[Name]
-    signatures: bytes
+    __slots__ = ("folders", "names", "signatures", "starts")
+
+    def __init__(self, folders: list[Name], starts: list[int], names: list[Name], signatures: bytes) -> None:
+        self.folders = folders
+        self.starts = starts
+        self.names = names
+        self.signatures = signatures
 
 
 def signatures(infos: Iterable[os.stat_result]) -> bytes:
@@ -161,12 +167,16 @@ def digest_of_file(
         os.close(handle)
 
 
-def _sha256(data: bytes) -> Any:
-    global _sha256  # noqa: PLW0603 - a helper that only looks needs no libcrypto, which takes milliseconds to load
+def _load_and_hash(data: bytes) -> Any:
+    global _sha256  # noqa: PLW0603
     from hashlib import sha256
 
     _sha256 = sha256
     return sha256(data)
+
+
+# A helper that only looks needs no libcrypto, which takes milliseconds to load.
+_sha256: Callable[[bytes], Any] = _load_and_hash
 
 
 def serve(kind: str, layout_handle: int, chunks: list[int]) -> None:

@@ -1,21 +1,23 @@
 """Sharing the work on very many files with helper processes.
 
-Threads would wait for each other: a look at a file takes a microsecond, and so does handing over the interpreter. A helper
-is a bare interpreter that imports ``statwork`` alone. Whatever a helper does not answer, this process does itself.
+Threads would wait for each other: a look at a file takes a microsecond, and so does handing over the interpreter. A
+helper is a bare interpreter that imports ``statwork`` alone. What a helper leaves undone, this process does itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
 
 from pulumi_tfjobs.store import statwork
-from pulumi_tfjobs.store.statwork import DIGEST_BYTES, SIGNATURE_BYTES, Layout
+from pulumi_tfjobs.store.statwork import DIGEST_BYTES, Layout
 
 MOST_HELPERS = 4
 # From here on a helper's start (some 15 ms) is worth it.
@@ -73,7 +75,7 @@ def digests(layout: Layout, sizes: list[int]) -> list[bytes | None]:
 
 
 class _Place:
-    """Looks at names in a folder, by the folder's descriptor: a path is walked once, and the working directory stays."""
+    """Looks at names in a folder by its descriptor: the path is walked once, and the working directory stays."""
 
     def __init__(self) -> None:
         self._handle = -1
@@ -157,6 +159,8 @@ def _shared(kind: str, layout: Layout, chunks: list[int], *, helpers: bool) -> I
 
 def _start(kind: str, layout: Layout, chunks: list[int], tokens: int) -> list[subprocess.Popen[bytes]]:
     """As many helpers as there are other cores; none where they cannot be had."""
+    import subprocess
+
     wanted = min(MOST_HELPERS, len(os.sched_getaffinity(0)) - 1)
     if wanted < 1 or not sys.executable or not hasattr(os, "memfd_create"):
         return []

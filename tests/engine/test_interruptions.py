@@ -46,7 +46,7 @@ def test_ctrl_c_leaves_the_run_and_the_next_update_waits_for_it(project: Project
 
     preview = project.preview()
     assert preview.changed == {"one": "update"}
-    assert f"goes on with the run {script.run}" in preview.said("one")
+    assert f"one  attach  goes on with {script.run}" in preview.said("one")
     go_on(project, script)
 
 

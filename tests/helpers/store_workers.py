@@ -9,6 +9,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from pulumi_tfjobs.spec.model import SourceManifest
+from pulumi_tfjobs.store import statcache
 from pulumi_tfjobs.store.runs import RunStore
 from pulumi_tfjobs.store.source import scan, snapshot
 
@@ -30,6 +31,17 @@ def take_snapshot(barrier: Barrier, answers: Any, root: str, source: str) -> Non
     manifest: SourceManifest = scan(source)
     barrier.wait(DEADLINE)
     answers.put(snapshot(manifest, root))
+
+
+def say_digest(barrier: Barrier, answers: Any, root: str, times: int) -> None:
+    """Everybody at once: look at the same directory, with the same cache."""
+    barrier.wait(DEADLINE)
+    found = []
+    for _ in range(times):
+        statcache.forget()
+        found.append(scan(root).digest)
+    (digest,) = set(found)
+    answers.put(digest)
 
 
 def at_once(work: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[Any]:

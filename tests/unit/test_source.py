@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pulumi_tfjobs.errors import InvalidInputs, StoreError
-from pulumi_tfjobs.store import source
-from pulumi_tfjobs.store.source import check_out, digest_of, hash_file, scan, snapshot
+from pulumi_tfjobs.store import limits, workers
+from pulumi_tfjobs.store.source import check_out, digest_of, hash_file, scan, snapshot, warnings_of
 from tests.helpers.store_workers import as_nobody, at_once, take_snapshot
 
 
@@ -58,6 +58,9 @@ def test_time_place_and_permissions_for_others_do_not_matter(root: Path, tmp_pat
     (root / "pkg").chmod(0o700)
     (root / "empty-folder").mkdir()
     assert digest(root) == before
+    if os.geteuid() == 0:
+        os.chown(root / "train.py", 65534, 65534)
+        assert digest(root) == before
     moved = tmp_path / "elsewhere"
     shutil.move(root, moved)
     assert digest(moved) == before
@@ -133,6 +136,9 @@ def test_what_may_not_be_read_is_said_with_its_path(root: Path) -> None:
     (root / "secret.txt").write_text("")
     (root / "secret.txt").chmod(0)
     (root / "closed").mkdir(mode=0)
+    (root / "listed-only").mkdir()
+    (root / "listed-only" / "x").write_text("")
+    (root / "listed-only").chmod(0o744)
 
     def look() -> str:
         try:
@@ -144,15 +150,57 @@ def test_what_may_not_be_read_is_said_with_its_path(root: Path) -> None:
     found = as_nobody(look)
     assert "secret.txt cannot be read (Permission denied)" in found
     assert "closed/ cannot be listed (Permission denied)" in found
-    assert found.count("sourceDirectory: ") == 2
+    assert "listed-only/x cannot be read (Permission denied)" in found
+    assert found.count("sourceDirectory: ") == 3
     (root / ".gitignore").write_text("secret.txt\n")
     (root / ".gitignore").chmod(0)
     assert ".gitignore cannot be read (Permission denied)" in as_nobody(look)
     (root / "closed").chmod(0o700)
 
 
+def test_a_dangling_link_is_content_as_any_other(root: Path) -> None:
+    (root / "later").symlink_to("pkg/made-by-the-job")
+    assert {file.path: file.mode for file in scan(str(root)).files}["later"] == "l"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make devices")
+def test_a_device_is_refused(root: Path) -> None:
+    try:
+        os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("not in this container")
+    (problem,) = problems(root)
+    assert "null is a device, socket or pipe" in problem
+
+
+def test_of_many_problems_of_a_kind_the_first_are_shown(root: Path) -> None:
+    for number in range(25):
+        (root / f"away{number:02}").symlink_to("/etc")
+    os.mkfifo(root / "pipe")
+    found = problems(root)
+    assert len(found) == 22
+    assert "away19 is a link that leaves" in found[19]
+    assert "and 5 more links that leave the directory. Expected: links that stay inside" in found[20]
+    assert "pipe is a device" in found[21]
+
+
+def test_a_large_source_is_warned_of_and_a_larger_one_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warnings_of(scan(str(root))) == ()
+    for number in range(4):
+        (root / f"part{number}").write_bytes(b"x" * 1024 * (number + 1))
+    monkeypatch.setattr(limits, "WARN_BYTES", 10_000)
+    (warning,) = warnings_of(scan(str(root)))
+    assert "sourceDirectory has 10.0 KiB" in warning
+    assert "the largest: part3 (4.0 KiB), part2 (3.0 KiB), part1 (2.0 KiB)." in warning
+    monkeypatch.setattr(limits, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(workers, "digests", None)  # nothing is read to find that out
+    (problem,) = problems(root)
+    assert f"{root} has 10.0 KiB; the largest: part3 (4.0 KiB)" in problem
+    assert "at most 9.8 KiB" in problem
+
+
 def test_too_many_files_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_FILES", 1)
+    monkeypatch.setattr(limits, "MAX_FILES", 1)
     (problem,) = problems(root)
     assert "has more than 1 files" in problem
     assert ".tfjobsignore" in problem

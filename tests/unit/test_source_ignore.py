@@ -143,9 +143,11 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="compares wit
         {"": "[!a-w]*\n![[:upper:]]?\n"},
         {"": "foo**a\nt*p.t?t\n/**/keep.log\n"},
         {"": "[]x]1.txt\nfoo[/]a\nfoo/a[-]b\n[^\\#]*h\n"},
+        {"": "foo**/c.txt\nfoo**//\ndeep/e**/x.txt\n"},
+        {"": "*\n!foo/\n!foo/ba**\n"},
         {"": "!\n//\n[a\nx\\\n[[:nothing:]]*\n[z-a]*\nother.log\n"},
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_the_rules_are_gits_own(root: Path, rules: dict[str, str]) -> None:
     lay(root, *TREE)
