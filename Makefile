@@ -7,7 +7,7 @@ SETUP  := $(PYTHON) -m tools.setup
 RUN    := $(SETUP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview output destroy test check format bench chaos env lock clean
+.PHONY: help setup up preview output destroy test check format bench chaos truth env lock clean
 
 help:            ## these lines
 	@sed -n 's/^\([a-z]*\): *[^#]*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ bench: setup     ## benchmarks: a table, and benchmarks/results/latest.json
 
 chaos: setup     ## N=25 random kills over a stack of ten jobs, SEED=… for the same again; benchmarks/results/chaos.json
 	@$(RUN) python -m tests.chaos --kills $(or $(N),25) --seed "$(SEED)"
+
+truth: setup     ## N=200 random edits: does `pulumi up` do what the preview says? SEED=…; benchmarks/results/truth.json
+	@$(RUN) python -m tests.truth --edits $(or $(N),200) --seed "$(SEED)"
 
 env:             ## variables for your shell: eval "$$(make -s env)"
 	@$(SETUP) env
