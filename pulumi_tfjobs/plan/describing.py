@@ -164,11 +164,11 @@ def readable(config: str) -> str:
 
 
 def cost_text(plan: JobPlan) -> str:
-    """``takes ~4 minutes (median of 5 runs), 0.13 slot-hours, 0.05 USD``."""
+    """``takes ~4 minutes (median of 5 earlier runs), 0.13 slot-hours, 0.05 USD``."""
     needs = plan.needs
     if needs.seconds is None or needs.hours is None:
         return f"takes {_slots(plan)}; how long is not known, for no run of this job has finished yet"
-    runs = "1 run" if needs.runs == 1 else f"median of {needs.runs} runs"
+    runs = "as the run before" if needs.runs == 1 else f"median of {needs.runs} earlier runs"
     parts = [f"{_about(needs.seconds)} ({runs})", hours_text(needs.hours, gpus=needs.gpus)]
     if needs.cost is not None:
         parts.append(money(needs.cost, needs.currency))
@@ -266,5 +266,5 @@ def _costs(plans: Sequence[JobPlan]) -> str:
         found.append(money(sum(amounts), currency))
     unknown = sum(1 for plan in plans if plan.needs.hours is None)
     if unknown:
-        found.append(f"{unknown} of which nobody knows how long")
+        found.append(f"how long is not known for {unknown}")
     return ", ".join(found)

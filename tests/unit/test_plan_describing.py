@@ -236,7 +236,7 @@ def test_what_will_be_started_is_below_the_row() -> None:
             '"task": {"type": "worker", "index": 0}}'
         ),
         "  hostfile: a slots=1, b slots=1",
-        "  takes ~4 min (median of 5 runs), 0.13 slot-hours, 0.05 USD",
+        "  takes ~4 min (median of 5 earlier runs), 0.13 slot-hours, 0.05 USD",
         '  source["train.py"]: changed, +1 −2 lines',
         "  needs 8 GPUs, 4 free, 2 runs ahead",
         "  warning: odd",
@@ -330,9 +330,9 @@ def test_numbers(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"runs": 1}, "takes ~4 min (1 run), 0.13 slot-hours"),
-        ({"gpus": True, "hours": 4.0}, "takes ~4 min (median of 5 runs), 4.00 GPU-hours"),
-        ({"cost": 0.001, "currency": "EUR"}, "takes ~4 min (median of 5 runs), 0.13 slot-hours, < 0.01 EUR"),
+        ({"runs": 1}, "takes ~4 min (as the run before), 0.13 slot-hours"),
+        ({"gpus": True, "hours": 4.0}, "takes ~4 min (median of 5 earlier runs), 4.00 GPU-hours"),
+        ({"cost": 0.001, "currency": "EUR"}, "takes ~4 min (median of 5 earlier runs), 0.13 slot-hours, < 0.01 EUR"),
         (
             {"seconds": None, "hours": None, "slots": 1},
             "takes 1 slot; how long is not known, for no run of this job has finished yet",
@@ -350,7 +350,7 @@ def test_what_a_launch_takes(fields: dict[str, Any], text: str) -> None:
     ("plans", "text"),
     [
         ([], ""),
-        ([("train", {"hours": None})], "1 of 1 job trains (1 new); 1 of which nobody knows how long"),
+        ([("train", {"hours": None})], "1 of 1 job trains (1 new); how long is not known for 1"),
         ([("nothing", {})], "none of 1 job trains, 1 is unchanged"),
         ([("nothing", {}), ("nothing", {})], "none of 2 jobs trains, 2 are unchanged"),
         (
@@ -379,7 +379,7 @@ def test_what_a_launch_takes(fields: dict[str, Any], text: str) -> None:
             ],
             (
                 "3 of 6 jobs train (1 resumes, 2 are tried again), 2 go on, 1 cannot be told yet; < 0.001 slot-hours, "
-                "~1.00 GPU-hours, 1 of which nobody knows how long"
+                "~1.00 GPU-hours, how long is not known for 1"
             ),
         ),
         (
