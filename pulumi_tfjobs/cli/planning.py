@@ -48,7 +48,7 @@ def plan(
     Runs `pulumi preview`, unless --plan or --preview names what an earlier one has said. Changes nothing.
     """
     said = what_is_said(stack, cwd, preview_file, plan_file, arguments)
-    report = build_report(said, stack=stack or "")
+    report = build_report(said, stack=stack or "", cwd=cwd)
     if as_json:
         say_json({**report.to_json(), "total": report.total})
     else:
@@ -68,11 +68,22 @@ def what_is_said(
     return running.recorded(preview_file, plan_file)
 
 
-def build_report(said: Said, *, title: str = "", stack: str = "") -> Report:
+def build_report(said: Said, *, title: str = "", stack: str = "", cwd: str | None = None) -> Report:
     """The report as data."""
     from pulumi_tfjobs.report.model import build
+    from pulumi_tfjobs.report.running import project_name
 
-    return build(said.preview, said.plans, said.results, now=time.time(), title=title, stack=stack)
+    project, failed = project_name(cwd), said.code != 0
+    return build(
+        said.preview,
+        said.plans,
+        said.results,
+        now=time.time(),
+        title=title,
+        stack=stack,
+        project=project,
+        failed=failed,
+    )
 
 
 def say_errors(report: Report, said: Said) -> int:
@@ -98,6 +109,7 @@ def _lines(report: Report) -> Iterator[str]:
             changed = f"  {', '.join(item.changed)}" if item.changed else ""
             yield f"  {item.op}  {item.type}  {item.name}{changed}"
         yield ""
+    yield from (f"warning: {text}" for text in report.warnings)
     if report.total:
         yield report.total
     elif not report.errors and not report.jobs:

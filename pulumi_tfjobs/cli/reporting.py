@@ -48,6 +48,9 @@ def report(
         str | None,
         typer.Option("--comment", metavar="FORGE", help="Keep a comment up to date: github, gitlab or auto."),
     ] = None,
+    exit_code: Annotated[
+        int, typer.Option("--exit-code", metavar="N", help="What Pulumi ended with, of --preview FILE.")
+    ] = 0,
 ) -> int:
     """Report what an update will do with the jobs, or has done: Markdown for a comment, or a page.
 
@@ -57,7 +60,7 @@ def report(
         problem = InputProblem("--comment", f"there is no forge {comment!r}", "github, gitlab or auto", "choose one")
         raise InvalidInputs([problem])
     said = what_is_said(stack, cwd, preview_file, plan_file, arguments)
-    found = build_report(said, title=title, stack=stack or "")
+    found = build_report(said._replace(code=said.code or exit_code), title=title, stack=stack or "", cwd=cwd)
     if html is not None:
         from pulumi_tfjobs.report.html import render as page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -43,11 +44,14 @@ def check(
     code = args is not None and args.source_digest == "code"
     source = _scan_source(plain.get("sourceDirectory"), directory, problems, code=code)
     data = _digest_inputs(plain.get("inputs"), directory, problems)
-    target, target_problems = _check_target(plain.get("computeTarget"), unknown)
+    vague = _unknown_options(unknown)
+    target, target_problems = _check_target(plain.get("computeTarget"), vague)
     problems.extend(target_problems)
     spec: JobSpec | None = None
     if args is not None:
-        ref = TargetRef(target.kind, dict(target.options)) if target is not None else TargetRef("local", {})
+        ref = TargetRef("local", {}, vague)
+        if target is not None:
+            ref = TargetRef(target.kind, dict(target.options), vague)
         capabilities = target.capabilities() if target is not None else _UNKNOWN_TARGET
         spec, more = build_spec(
             args,
@@ -100,8 +104,16 @@ def _resolve(path: str, directory: str) -> str:
     return os.path.normpath(os.path.join(directory, os.path.expanduser(path)))
 
 
-def _check_target(value: Any, unknown: frozenset[str]) -> tuple[Target | None, list[InputProblem]]:
-    if any(path == "computeTarget" or path.startswith(("computeTarget.", "computeTarget[")) for path in unknown):
+def _unknown_options(unknown: frozenset[str]) -> frozenset[str]:
+    """The target's options that are not known yet; ``kind`` among them where it is not known which target it is."""
+    found = {paths.below(path, "computeTarget") for path in unknown if paths.inside(path, "computeTarget")}
+    return frozenset(
+        {re.split(r"[.\[]", name)[0] for name in found} | ({"kind"} if "computeTarget" in unknown else set())
+    )
+
+
+def _check_target(value: Any, vague: frozenset[str]) -> tuple[Target | None, list[InputProblem]]:
+    if "kind" in vague:
         return None, []
     if value is None:
         value = {"kind": "local"}

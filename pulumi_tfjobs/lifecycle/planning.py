@@ -10,7 +10,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,10 +18,13 @@ from pulumi_tfjobs.errors import InputProblem, InvalidInputs, StoreError, TfJobs
 from pulumi_tfjobs.lifecycle.checking import check
 from pulumi_tfjobs.lifecycle.common import open_target
 from pulumi_tfjobs.lifecycle.differences import file_records
+from pulumi_tfjobs.lifecycle.finding import KnownRun
 from pulumi_tfjobs.lifecycle.outputs import main_metric, newest_metric, outputs_of
 from pulumi_tfjobs.plan import Change, Decision, Known, build_plan, decide, describing, preview_summary, unfinished
 from pulumi_tfjobs.plan.record import ChangeRecord, EnvironmentRecord, JobPlan, Needs, RunRecord
+from pulumi_tfjobs.spec import paths, topology
 from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.harmless import PLACE
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import JobSpec
 from pulumi_tfjobs.spec.paths import inside
@@ -35,6 +38,7 @@ from pulumi_tfjobs.targets.base import Target
 # The newest of a job's finished runs, of which the median duration is taken.
 _EARLIER_RUNS = 20
 _MOST_GENERATIONS = 10_000
+_SOFTWARE = ("pipPackages", "frameworkVersion", "pythonVersion", "useGpu", "userManaged", "interpreterPath")
 
 
 class Current(NamedTuple):
@@ -102,8 +106,11 @@ def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = 
 
 async def own(spec: JobSpec, urn: str, current: Current | None) -> JobSpec:
     """:func:`own_run` as a preview sees the store; where that cannot be read, the spec as it is."""
+    namespace = open_target(spec.target).namespace
     try:
-        return own_run(spec, peek(open_target(spec.target).namespace), urn, current)
+        # In another store it has no run yet.
+        here = current if current is not None and current.store == namespace else None
+        return own_run(spec, peek(namespace), urn, here)
     except StoreError:
         return spec
 
@@ -166,7 +173,10 @@ async def _known(target: Target, store: RunStore, run: Run | None) -> Known | No
         return None
     state = await _look(target, store, run)
     if state is None:
-        return Known(run.run_id, run.status, run.attempts, run.finished)
+        # An attempt that was made and never launched (its environment could not be built, say) is none, unless somebody
+        # is at it just now.
+        starting = await asyncio.to_thread(KnownRun(store, run).being_started)
+        return Known(run.run_id, run.status, run.attempts if starting else 0, run.finished)
     return Known(run.run_id, state.phase, run.attempts, state.finished_at)
 
 
@@ -174,8 +184,11 @@ async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
     return await target.look(store.folder(run.run_id), run.attempts) if run.attempts else None
 
 
-async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
-    """Everything that a preview says of the job. Raises InvalidInputs where it could never be launched."""
+async def describe(planned: Planned, *, urn: str, name: str, coming: Container[str] = ()) -> JobPlan:
+    """Everything that a preview says of the job. Raises InvalidInputs where it could never be launched.
+
+    ``coming``: ids of runs that train before this one does, in the same update.
+    """
     spec, decision = planned.spec, planned.decision
     target = open_target(spec.target)
     store = peek(target.namespace)
@@ -183,20 +196,30 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
     launch = build_plan(spec)
     notes = [planned.trouble] if planned.trouble else []
     warnings = list(spec.warnings) if launches else []
-    if decision.klass == "resume":
+    if decision.klass == "resume" and spec.resume_from in coming:
+        notes.append(f"starts from the checkpoints of {spec.resume_from}, which this update trains first")
+    elif decision.klass == "resume":
         try:
             check_resume(spec, store)
         except StoreError as error:
             if not notes:
                 notes.append(f"whether {spec.resume_from} has checkpoints could not be read: {error}")
-    needs, environment = _needs(spec, launch, target, store, notes, launches=launches), EnvironmentRecord()
+    needs, environment = Needs(), EnvironmentRecord()
+    # Of replicas whose number is not known nothing is told, rather than what the defaults would give.
+    shaped = not any(paths.touches(key, spec.unknown) for key in ("distribution", *topology.FLAT))
+    if shaped:
+        needs = _needs(spec, launch, target, store, notes, launches=launches)
     if launches:
         environment = _environment(spec, target)
+        if spec.target.unknown:
+            listed = ", ".join(f"computeTarget.{name}" for name in sorted(spec.target.unknown))
+            notes.append(f"what the compute target has free is not known before the update: {listed}")
         if environment.state == "missing":
             warnings.append(f"the interpreter {spec.environment.interpreter} is not there: the run cannot be started")
-        warnings += target.warnings(spec)
-        note = target.headroom(launch, store.root).note(launch.slots)
-        notes += [note] if note else []
+        if shaped and not spec.target.unknown:
+            warnings += target.warnings(spec)
+            note = target.headroom(launch, store.root).note(launch.slots)
+            notes += [note] if note else []
     replaced = planned.current if decision.replaces or decision.klass in {"attempt", "attach"} else None
     plan = JobPlan(
         urn=urn,
@@ -212,9 +235,11 @@ async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
         unknown=tuple(sorted(path for path in spec.unknown)),
         needs=needs,
         environment=environment,
-        target=_target_name(target),
-        tf_config={r.name: r.env["TF_CONFIG"] for r in _ranked(launch) if "TF_CONFIG" in r.env} if launches else {},
-        hostfile=launch.hostfile if launches else "",
+        target="" if spec.target.unknown & {"kind", "name"} else _target_name(target),
+        tf_config={r.name: r.env["TF_CONFIG"] for r in _ranked(launch) if "TF_CONFIG" in r.env}
+        if launches and shaped
+        else {},
+        hostfile=launch.hostfile if launches and shaped else "",
         notes=tuple(notes),
         warnings=tuple(warnings),
         replaces=None if replaced is None else _run_record(peek(replaced.store), replaced.run_id, replaced),
@@ -227,13 +252,13 @@ def _run_id(planned: Planned, store: RunStore) -> str:
     """What the run is called: after the job that it was reserved for first, also where its folder was deleted."""
     if planned.spec.unknown:
         return ""
-    if planned.run is not None:
-        return planned.run.run_id
     try:
         reserved = store.by_digest(planned.spec.digest)
     except StoreError:
         reserved = None
-    return planned.spec.run_id if reserved is None else reserved.run_id
+    if reserved is not None:
+        return reserved.run_id
+    return planned.spec.run_id if planned.run is None else planned.run.run_id
 
 
 def _reused(planned: Planned, store: RunStore) -> RunRecord | None:
@@ -343,10 +368,11 @@ def _target_name(target: Target) -> str:
 
 def _environment(spec: JobSpec, target: Target) -> EnvironmentRecord:
     environment = spec.environment
+    vague = "kind" in spec.target.unknown or any(paths.touches(key, spec.unknown) for key in _SOFTWARE)
     return EnvironmentRecord(
         text=framework_text(environment),
         digest="" if environment.interpreter else environment.digest,
-        state=target.environment_state(environment),
+        state="unknown" if vague else target.environment_state(environment),
     )
 
 
@@ -356,12 +382,13 @@ def _needs(
     capabilities = target.capabilities()
     seconds, runs = None, 0
     try:
-        seconds, runs = duration_of(store, spec.name)
+        if not spec.target.unknown & {"kind", *PLACE}:  # else it is not known where runs are kept
+            seconds, runs = duration_of(store, spec.name)
     except StoreError as error:
         if launches and not notes:
             notes.append(f"how long earlier runs took could not be read: {error}")
     hours = None if seconds is None else launch.slots * seconds / 3600
-    price = capabilities.hourly_price
+    price = None if spec.target.unknown & {"kind", "hourlyPrice", "currency"} else capabilities.hourly_price
     if not launches:
         hours = 0.0
     return Needs(
@@ -391,10 +418,10 @@ def duration_of(store: RunStore, job: str) -> tuple[float | None, int]:
 
 
 def _files(planned: Planned) -> tuple[Any, ...]:
-    paths = [c for c in planned.decision.changes if inside(c.path, "source") and c.klass == "retrain"]
-    if not paths or planned.current is None:
+    changed = [c for c in planned.decision.changes if inside(c.path, "source") and c.klass == "retrain"]
+    if not changed or planned.current is None:
         return ()
-    return file_records(paths, planned.spec.source, peek(planned.current.store), planned.current.run_id)
+    return file_records(changed, planned.spec.source, peek(planned.current.store), planned.current.run_id)
 
 
 def _run_record(store: RunStore, run_id: str, stated: Current | None = None) -> RunRecord:

@@ -62,7 +62,7 @@ def unfinished(status: Any, wait_for: Any) -> bool:
     if status in UNSUCCESSFUL:
         return True
     if wait_for == "submitted":
-        return False
+        return status == phases.PENDING  # reserved, and then it could not be launched
     return status not in _STARTED if wait_for == "running" else status != phases.SUCCEEDED
 
 
@@ -100,13 +100,15 @@ def decide(
         return _new_run(run, why, exists=exists, resumes=resumes, changes=changes)
     if not changes and not unfinished(status, wait_for):
         return Decision("nothing", False, "nothing that matters has changed")
+    gone = current is None
     if fate(current) == "launch":
         current = run  # which has the same content, under another name
     becomes = fate(current)
     if becomes == "launch":
         # Nothing of it is left: somebody has removed it from the store, or it was reserved and never started.
         klass: Klass = "resume" if resumes else "retrain" if status in phases.TERMINAL else "train"
-        return Decision(klass, True, "its run is not there", changes)
+        why = "its run is not there" if gone else "its run was never launched"
+        return Decision(klass, True, why, changes)
     assert current is not None
     if becomes == "attempt":
         return Decision("attempt", True, _again(current), changes)

@@ -167,7 +167,9 @@ def cost_text(plan: JobPlan) -> str:
     """``takes ~4 minutes (median of 5 earlier runs), 0.13 slot-hours, 0.05 USD``."""
     needs = plan.needs
     if needs.seconds is None or needs.hours is None:
-        return f"takes {_slots(plan)}; how long is not known, for no run of this job has finished yet"
+        vague = paths.touches("computeTarget", plan.unknown)
+        why = "where its runs are kept is not known" if vague else "no run of this job has finished yet"
+        return f"takes {_slots(plan)}; how long is not known, for {why}"
     runs = "as the run before" if needs.runs == 1 else f"median of {needs.runs} earlier runs"
     parts = [f"{_about(needs.seconds)} ({runs})", hours_text(needs.hours, gpus=needs.gpus)]
     if needs.cost is not None:

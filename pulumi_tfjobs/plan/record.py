@@ -156,7 +156,7 @@ class JobResult(_Record):
 
 def read_records(lines: Iterable[str]) -> tuple[dict[str, JobPlan], dict[str, JobResult]]:
     """Plans and results by URN, the last of each; lines that are neither (a newer version's, a torn one) are passed
-    over."""
+    over. A result that a plan comes after is of an earlier update: the file was used again."""
     plans: dict[str, JobPlan] = {}
     results: dict[str, JobResult] = {}
     for line in lines:
@@ -164,6 +164,7 @@ def read_records(lines: Iterable[str]) -> tuple[dict[str, JobPlan], dict[str, Jo
             if '"kind":"plan"' in line.replace(" ", ""):
                 plan = JobPlan.model_validate_json(line)
                 plans[plan.urn] = plan
+                results.pop(plan.urn, None)
             else:
                 result = JobResult.model_validate_json(line)
                 results[result.urn] = result

@@ -20,6 +20,7 @@ _KNOWN = (
     ("a GitLab token", re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
     ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
     ("a Slack token", re.compile(r"\bxox[abeprs]-[A-Za-z0-9-]{10,}")),
+    ("an API key of OpenAI or Anthropic", re.compile(r"\bsk-(?:[a-z]+[0-9]*-)*[A-Za-z0-9_-]{20,}")),
     ("a Google API key", re.compile(r"\bAIza[0-9A-Za-z_-]{35}")),
     ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
     ("an Azure storage key", re.compile(r"\bAccountKey=[A-Za-z0-9+/=]{20,}")),
@@ -27,15 +28,46 @@ _KNOWN = (
     ("a URL with a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@")),
 )
 _NAMES = frozenset(
-    {"password", "passwd", "pwd", "passphrase", "secret", "token", "credential", "credentials", "apikey"}
+    {
+        "password",
+        "passwd",
+        "pwd",
+        "pw",
+        "passphrase",
+        "secret",
+        "token",
+        "credential",
+        "credentials",
+        "apikey",
+        "bearer",
+    }
 )
 _KEYS = frozenset(
     {"access", "account", "api", "auth", "encryption", "private", "sas", "secret", "shared", "ssh", "storage"}
 )
 # What follows such a word says that the value is about a secret, not one: --token-file, --secret-name, --token-count.
 _ABOUT = frozenset(
-    {"count", "dim", "dir", "env", "file", "folder", "id", "length", "limit", "name", "path", "size", "type"}
+    {
+        "count",
+        "dim",
+        "dir",
+        "embedding",
+        "env",
+        "file",
+        "folder",
+        "id",
+        "length",
+        "limit",
+        "name",
+        "path",
+        "size",
+        "type",
+    }
 )
+# Tokens of a text, not of an account: --pad-token, --eos_token; and what such a token looks like: <pad>, [MASK].
+_TEXT = frozenset({"bos", "cls", "end", "eos", "mask", "pad", "sep", "special", "start", "stop", "trigger", "unk"})
+_TEXT_TOKEN = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|[^A-Za-z0-9]+")
+_HEX = re.compile(r"[0-9A-Fa-f]{32,}\Z")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 _RANDOM = re.compile(r"[A-Za-z0-9+/_=-]{20,}\Z")
 # Share of neighbours of different kinds (letter case, digit): 0.43 in random text, 0.3 and less in names of models and
@@ -114,7 +146,10 @@ def _what(flag: str, value: Any, entropy: float) -> str:
     known = _looks_like(value, entropy)
     if known:
         return f"its value looks like {known}"
-    if _names_a_secret(flag) and not _is_number(value) and not value.startswith("-"):
+    named = _names_a_secret(flag) and not _TEXT_TOKEN.fullmatch(value)
+    # A key alone may be that of a column, but no column is called so.
+    named = named or (_words(flag)[-1:] == ["key"] and _HEX.match(value) is not None)
+    if named and not _is_number(value) and not value.startswith("-"):
         return "its name says that it is a secret"
     return ""
 
@@ -159,9 +194,15 @@ def _is_number(value: str) -> bool:
     return True
 
 
+def _words(flag: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(flag)]
+
+
 def _names_a_secret(flag: str) -> bool:
-    words = [word.lower() for word in _WORD.findall(flag)]
+    words = _words(flag)
     if not words or words[-1] in _ABOUT:
+        return False
+    if words[-1] == "token" and _TEXT & set(words):
         return False
     if _NAMES & set(words):
         return True

@@ -14,7 +14,7 @@ from pulumi_tfjobs.spec.model import Distribution, Horovod, MultiWorker, Paramet
 from pulumi_tfjobs.spec.suggest import show
 from pulumi_tfjobs.spec.topology import FLAT
 
-_SPOT_FLAGS = frozenset({"spot", "preemptible", "lowpriority"})
+_SPOT_FLAGS = frozenset({"spot", "preemptible", "lowpriority", "gkespot", "gkepreemptible"})
 _SPOT_CHOICES = frozenset({"priority", "vmpriority", "scalesetpriority", "capacitytype", "provisioningmodel"})
 _SPOT_WORDS = frozenset({"spot", "preemptible", "lowpriority"})
 
@@ -145,8 +145,9 @@ def spot_needs_checkpoints(job: Job, config: Mapping[str, Any]) -> Verdict:
 def _spot_path(value: Any, at: tuple[str | int, ...], more: frozenset[str]) -> str:
     """The first property of a target that says that its machines can be taken away."""
     for key, item, here in _walk(value, at):
-        word = key.lower().replace("_", "")
-        if item is True and (word in _SPOT_FLAGS or key in more):
+        # Kubernetes' labels: cloud.google.com/gke-spot: "true", eks.amazonaws.com/capacityType: SPOT.
+        word = key.rpartition("/")[2].lower().replace("_", "").replace("-", "")
+        if item in (True, "true") and (word in _SPOT_FLAGS or key in more):
             return paths.join(*here)
         chosen = item.lower().replace("_", "").replace("-", "") if isinstance(item, str) else ""
         if word in _SPOT_CHOICES and chosen in _SPOT_WORDS:
@@ -188,9 +189,10 @@ def _image_problem(path: str, image: str, *, digest: bool) -> InputProblem | Non
     if pinned.startswith("sha256:"):
         return None
     _, _, tag = name.rsplit("/", 1)[-1].partition(":")  # a colon before the last slash is a registry's port
-    if tag and tag != "latest" and not digest:
+    moves = tag.lower() == "latest" or tag.lower().startswith("latest-")  # latest-gpu
+    if tag and not moves and not digest:
         return None
-    found = "has no digest" if digest else "is :latest, which changes" if tag else "has no tag, which means :latest"
+    found = f"is :{tag}, which changes" if moves else "has no digest" if tag else "has no tag, which means :latest"
     expected = "an image with its digest" if digest else "an image with a tag or a digest"
     fix = "write it as NAME@sha256:…" if digest else "name a version, for example NAME:2.15.1"
     return InputProblem(path, f"{show(image)} {found}", expected, fix)

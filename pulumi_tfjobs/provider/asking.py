@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Lifecycle(Protocol):
         self, spec: JobSpec, *, changes: Sequence[Change], current: Current | None, forced: bool = False
     ) -> Planned: ...
 
-    async def describe(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
+    async def describe(self, planned: Planned, *, urn: str, name: str, coming: Container[str] = ()) -> JobPlan: ...
 
     def unchanged(self, planned: Planned, *, urn: str, name: str) -> JobPlan: ...
 

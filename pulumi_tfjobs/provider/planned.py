@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulumi_tfjobs.provider.engine_log import EngineLog
 from pulumi_tfjobs.provider.urns import resource_name
+from pulumi_tfjobs.spec import state as phases
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.lifecycle import Current, Planned
@@ -27,7 +28,7 @@ class Plans:
         self._log = log
         self._said: dict[str, JobPlan] = {}
         self._previewed = False
-        self._launching: dict[str, str] = {}  # run → URN of the job that launches it
+        self._launching: dict[str, tuple[str, str]] = {}  # run → URN of the job that launches it, and the run's id
 
     def begin(self) -> None:
         """Another preview or update: what was said in the one before does not count."""
@@ -40,21 +41,32 @@ class Plans:
         """Whether somebody has asked for the file."""
         return bool(os.environ.get(PLAN_VARIABLE))
 
+    @property
+    def coming(self) -> frozenset[str]:
+        """The runs that jobs of this preview launch or wait for."""
+        return frozenset(
+            plan.run_id for plan in self._said.values() if plan.run_id and (plan.launches or plan.klass == "attach")
+        )
+
     def shared(self, planned: Planned, urn: str) -> Planned:
-        """The decision, where another job of this preview launches the very same run: then this one waits for it.
+        """The decision, where another job of this preview launches the very same run: then this one waits for it, and
+        has its id, which is made of that job's name.
 
         With ``reuse`` off each launches one of its own.
         """
+        from pulumi_tfjobs.plan import Known
+
         spec = planned.spec
         if not planned.decision.launches or spec.unknown or spec.generation:
             return planned
         key = f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
-        first = self._launching.setdefault(key, urn)
+        run_id = spec.run_id if planned.run is None else planned.run.run_id
+        first, run_id = self._launching.setdefault(key, (urn, run_id))
         if first == urn:
             return planned
         reason = f"shares the run of {resource_name(first)}"
         decision = planned.decision._replace(klass="attach", launches=False, reason=reason)
-        return planned._replace(decision=decision)
+        return planned._replace(decision=decision, run=planned.run or Known(run_id, phases.PENDING, 0))
 
     def keep(self, plan: JobPlan) -> None:
         """Remember it for the total, and put it into the file."""

@@ -257,8 +257,9 @@ class TrainingJobs:
         decision, same = diffed.planned.decision, diffed.properties == properties
         if same and decision.replaces:
             return diffed.planned
-        # Nothing that we know of asks for it: the user does (`--replace`, `replaceOnChanges`).
-        own = await self._lifecycle.own(spec, urn, diffed.planned.current)
+        # Nothing that we know of asks for it: the user does (`--replace`, `replaceOnChanges`). With `reuse` off that is
+        # a run of its own as for a new resource.
+        own = await self._lifecycle.own(spec, urn, None)
         changes = decision.changes if same else ()
         return await self._lifecycle.settle(own, changes=changes, current=diffed.planned.current, forced=True)
 
@@ -300,7 +301,7 @@ class TrainingJobs:
     ) -> dict[str, Any]:
         name = resource_name(urn)
         planned = self._plans.shared(planned, urn)
-        plan = await self._lifecycle.describe(planned, urn=urn, name=name)
+        plan = await self._lifecycle.describe(planned, urn=urn, name=name, coming=self._plans.coming)
         await self._plans.preview(plan)
         outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)
         if plan.digest:
@@ -311,6 +312,7 @@ class TrainingJobs:
 
     async def _tell(self, planned: Planned, urn: str) -> None:
         """Before an update does something with a job: what is likely wrong, and the plan for whoever asked for it."""
+        planned = self._plans.shared(planned, urn)
         if planned.decision.launches:
             for text in planned.spec.warnings:
                 await self._log.warning(urn, text)

@@ -15,7 +15,18 @@ from pulumi_tfjobs.errors import InputProblem, InvalidInputs
 
 JOB_TYPE = "tfjobs:index:TrainingJob"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"  # stands for a value that is not known yet
-_EVENTS = frozenset({"sequence", "preludeEvent", "resourcePreEvent", "resOutputsEvent", "summaryEvent", "stdoutEvent"})
+_EVENTS = frozenset(
+    {
+        "sequence",
+        "preludeEvent",
+        "resourcePreEvent",
+        "resOutputsEvent",
+        "diagnosticEvent",
+        "policyEvent",
+        "summaryEvent",
+        "stdoutEvent",
+    }
+)
 # Of the several steps of one resource the one that says it all.
 _RANK = {
     "replace": 6,
@@ -50,11 +61,13 @@ class Step(NamedTuple):
 
 
 class Diagnostic(NamedTuple):
-    """A message of the engine or a plugin. ``urn`` is empty where it is about no resource."""
+    """A message of the engine or a plugin. ``urn`` is empty where it is about no resource. ``policy``: the rule of a
+    policy pack that says it."""
 
     severity: str
     text: str
     urn: str = ""
+    policy: str = ""
 
 
 class Preview(NamedTuple):
@@ -153,6 +166,9 @@ def _from_events(events: list[Mapping[str, Any]]) -> Preview:
         if isinstance(message, dict) and not message.get("ephemeral"):
             found = Diagnostic(str(message.get("severity", "info")), _message(message), str(message.get("urn") or ""))
             diagnostics.append(found)
+        violation = _dict(event.get("policyEvent"))
+        if violation:
+            diagnostics.append(_violation(violation))
         metadata = _dict(_dict(event.get("resourcePreEvent")).get("metadata"))
         if metadata:
             _put(steps, metadata, _dict(metadata.get("old")), _dict(metadata.get("new")))
@@ -189,6 +205,15 @@ def _message(item: Mapping[str, Any]) -> str:
     text = str(item.get("message") or "").strip().removeprefix("error: ").removeprefix("warning: ")
     # The engine makes a list of a resource's errors, also of a single one.
     return re.sub(r"\A\d+ errors? occurred:\s*\* ", "", text).replace("\n\t* ", "\n")
+
+
+def _violation(item: Mapping[str, Any]) -> Diagnostic:
+    """What a policy pack has against a resource, or the stack. Its message begins with the rule's description."""
+    rule = str(item.get("policyName") or "a policy")
+    lines = str(item.get("message") or "").strip().splitlines()
+    text = " ".join(lines[1:] or lines)
+    severity = "error" if item.get("enforcementLevel") == "mandatory" else "warning"
+    return Diagnostic(severity, f"policy {rule}: {text}", str(item.get("resourceUrn") or ""), rule)
 
 
 def _dict(value: Any) -> Mapping[str, Any]:

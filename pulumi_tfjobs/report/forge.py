@@ -170,11 +170,15 @@ def comment(place: Place, marker: str, body: str, *, sleep: Callable[[float], No
 
 
 def _once(client: httpx.Client, place: Place, marker: str, body: str) -> Outcome:
+    method = "PATCH" if place.kind == "github" else "PUT"
     for found in _comments(client, place):
         if str(found.get("body") or "").startswith(marker) and _ours(found, place):
-            method = "PATCH" if place.kind == "github" else "PUT"
-            answer = _ask(client, place, method, f"{place.single}/{found.get('id')}", {"body": body})
-            break
+            url = f"{place.single}/{found.get('id')}"
+            response = _send(client, place, method, url, {"body": body})
+            # Not ours to change: a stranger's, or one of a token before. Or just deleted.
+            if response.status_code not in {403, 404}:
+                answer = _content(response, place)
+                break
     else:
         answer = _ask(client, place, "POST", place.comments, {"body": body})
         method = "POST"

@@ -28,6 +28,7 @@ _TEXT = 600  # of one in a list
 _DIFF_LINES = 80  # of a file
 _DIFF = 6_000  # characters of it
 _TAIL = 2_000  # of a log's last lines
+_SHORT = 3  # lines of an error that are shown as one
 _LISTED = 30  # things in a list
 _RESERVE = 400  # for what is said of what was left out
 
@@ -149,10 +150,17 @@ def _head(report: Report) -> str:
         lines.append(f"**{inline(report.headline, _TEXT)}**")
     if report.done and report.total:
         lines.append(f"Planned: {inline(report.total, _TEXT)}")
-    lines += [f"> ❌ {inline(text, _TEXT)}" for text in report.errors[:5]]
+    for text in report.errors[:5]:
+        said = [line for line in text.splitlines() if line.strip()]
+        if len(said) <= _SHORT:
+            lines.append(f"> ❌ {inline(text, _TEXT)}")
+        else:  # a traceback: its last line is what went wrong
+            lines.append(f"> ❌ {inline(said[0])} {inline(said[-1], _TEXT)}")
+            lines.append(folded("All of it", fenced(text[-_TAIL:])))
     warnings = warnings_of(report.jobs)
     lines += [f"> ⚠️ {code(job.plan.name, 80)}: {inline(text, _TEXT)}" for job, text in warnings[:10]]
-    more = max(0, len(report.errors) - 5) + max(0, len(warnings) - 10)
+    lines += [f"> ⚠️ {inline(text, _TEXT)}" for text in report.warnings[:5]]
+    more = sum(max(0, len(said) - most) for said, most in ((report.errors, 5), (warnings, 10), (report.warnings, 5)))
     if more:
         lines.append(f"> and {more} more errors and warnings")
     if report.untold:

@@ -103,6 +103,7 @@ class Report(NamedTuple):
     done: bool
     untold: bool
     now: float
+    warnings: tuple[str, ...] = ()  # of policies, about the stack
 
     @property
     def total(self) -> str:
@@ -128,6 +129,7 @@ class Report(NamedTuple):
             ],
             "resources": [item._asdict() for item in self.resources],
             "errors": list(self.errors),
+            "warnings": list(self.warnings),
         }
 
 
@@ -139,6 +141,8 @@ def build(
     now: float,
     title: str = "",
     stack: str = "",
+    project: str = "",
+    failed: bool = False,
 ) -> Report:
     """The report of a preview or an update.
 
@@ -149,6 +153,8 @@ def build(
         now: Seconds since the epoch, for ages.
         title: The heading; the default names the stack.
         stack: The stack's name where neither of them names one.
+        project: The project's, likewise.
+        failed: Whether Pulumi failed, which it may do without a word in its JSON.
     """
     errors: dict[str, list[str]] = {}
     for item in preview.diagnostics:
@@ -170,7 +176,8 @@ def build(
         )
         plan = plan.model_copy(update={"warnings": (*plan.warnings, *warnings)}) if warnings else plan
         klass = "delete" if gone else plan.klass
-        job = Job(klass, plan, told, results.get(urn), tuple(errors.pop(urn, ())))
+        result = None if gone else results.get(urn)  # what is deleted has none; an earlier update's may be there
+        job = Job(klass, plan, told, result, tuple(errors.pop(urn, ())))
         jobs.append(job._replace(tail=_tail(urn, preview)) if job.failed and preview.update else job)
     jobs.sort(key=lambda job: (not job.failed, not job.surprise, _ORDER.index(job.klass), job.plan.name))
     infrastructure = tuple(
@@ -179,11 +186,14 @@ def build(
         if step.op not in {"same", "refresh"} and not step.type.startswith(("tfjobs:", "pulumi:"))
     )
     urns = [*plans, *results, *(step.urn for step in preview.steps), *(item.urn for item in preview.diagnostics)]
-    project, name = next((found for found in map(stack_of, urns) if found[0]), ("", stack))
+    asked = (project, stack.rpartition("/")[2])  # an organisation is in no URN
+    project, name = next((found for found in map(stack_of, urns) if found[0]), asked)
     rest = [text for texts in errors.values() for text in texts]
-    if any(job.errors for job in jobs):  # the engine's own last word says no more
+    if any(job.errors for job in jobs) or len(rest) > 1:  # the engine's own last word says no more
         rest = [text for text in rest if text not in {"update failed", "preview failed"}]
-    done = bool(results)
+    if failed and not rest and not any(job.failed for job in jobs):
+        rest = ["Pulumi failed without saying here why; its own log does"]
+    done = any(job.result is not None for job in jobs)
     headline = _happened(jobs) if done else _planned(jobs)
     if not jobs:
         headline = "no training job" if not rest else ""
@@ -195,8 +205,14 @@ def build(
     headline = headline[:1].upper() + headline[1:]
     heading = title or (f"{project}/{name}" if project else "Training jobs")
     untold = any(not job.told and job.klass != "delete" and not job.errors for job in jobs)
+    known = {job.plan.urn for job in jobs}
+    warnings = tuple(
+        item.text
+        for item in preview.diagnostics
+        if item.policy and item.severity == "warning" and item.urn not in known
+    )
     return Report(
-        project, name or stack, heading, headline, tuple(jobs), infrastructure, tuple(rest), done, untold, now
+        project, name or stack, heading, headline, tuple(jobs), infrastructure, tuple(rest), done, untold, now, warnings
     )
 
 

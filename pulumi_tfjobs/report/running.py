@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,15 @@ from pulumi_tfjobs.errors import InputProblem, InvalidInputs, TfJobsError
 from pulumi_tfjobs.plan.record import PLAN_VARIABLE, JobPlan, JobResult, read_records
 from pulumi_tfjobs.report.engine import Preview, read_preview
 
+# As events the preview tells what policies say, which the one document leaves out.
+EVENTS = {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
+
 
 class PreviewFailed(TfJobsError):
     """Pulumi could not be run, or gave nothing that a report can be made of."""
+
+
+_NAME = re.compile(r"""^name:[ \t]*["']?([\w.-]+)""", re.MULTILINE)
 
 
 class Said(NamedTuple):
@@ -44,7 +51,7 @@ def preview(stack: str | None, cwd: str | None, more: Sequence[str] = ()) -> Sai
         plan = os.path.join(folder, "plan.jsonl")
         argv = [program, "preview", "--json", "--non-interactive"]
         argv += ["--stack", stack] if stack is not None else []
-        code, out = _run([*argv, *more], cwd, {**os.environ, PLAN_VARIABLE: plan})
+        code, out = _run([*argv, *more], cwd, {**os.environ, **EVENTS, PLAN_VARIABLE: plan})
         try:
             found = read_preview(out)
         except InvalidInputs as error:
@@ -68,6 +75,22 @@ def _run(argv: Sequence[str], cwd: str | None, environment: Mapping[str, str]) -
             process.communicate()
             raise
     return process.returncode, out
+
+
+def project_name(cwd: str | None) -> str:
+    """What the project of this folder is called, for where a preview failed before it named any resource."""
+    folder = os.path.abspath(cwd or os.curdir)
+    while True:
+        for name in ("Pulumi.yaml", "Pulumi.yml"):
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as stream:
+                    found = _NAME.search(stream.read())
+            except OSError:
+                continue
+            return found[1] if found else ""
+        if os.path.dirname(folder) == folder:
+            return ""
+        folder = os.path.dirname(folder)
 
 
 def recorded(preview_file: str | None, plan_file: str | None) -> Said:

@@ -139,10 +139,14 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class TargetRef:
-    """Which compute target: its kind (``local``) and its own options, already validated by the target."""
+    """Which compute target: its kind (``local``) and its own options, already validated by the target.
+
+    ``unknown``: options whose values are not known yet, in whose place there are defaults; ``kind`` where nothing is.
+    """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

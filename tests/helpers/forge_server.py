@@ -62,6 +62,8 @@ class Forge:
             self.add(asked.body["body"])
             return 201, {}, {**self.comments[-1], "html_url": f"{self.address}/pull/17#issuecomment-1"}
         (found,) = [item for item in self.comments if str(item["id"]) == url.path.rpartition("/")[2]]
+        if found.get("locked"):
+            return 403, {}, {"message": "403 Forbidden"}
         found["body"] = asked.body["body"]
         return 200, {}, found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import empty_pb2
@@ -111,6 +111,7 @@ class FakeLifecycle:
         self.tails: list[tuple[str, str]] = []
         self.error: Exception | None = None
         self.ignores_cancel = False
+        self.coming: Container[str] = ()
 
     def check(
         self,
@@ -169,7 +170,8 @@ class FakeLifecycle:
         run = self.runs.get(digest)
         return None if run is None else Known(run.spec.run_id, run.status, run.attempt)
 
-    async def describe(self, planned: Planned, *, urn: str, name: str) -> JobPlan:
+    async def describe(self, planned: Planned, *, urn: str, name: str, coming: Container[str] = ()) -> JobPlan:
+        self.coming = coming
         spec, decision = planned.spec, planned.decision
         identity = {} if spec.unknown else {"run_id": spec.run_id, "digest": spec.digest}
         plan = JobPlan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Container
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pulumi_tfjobs.provider.planned import GENERATION, PLAN_VARIABLE, Plans, cur
 from pulumi_tfjobs.provider.protos import engine_pb2, provider_pb2
 from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec, SourceManifest, TargetRef
 from tests.provider.conftest import INPUTS, URN, Plugin
-from tests.provider.fakes import RunResult
+from tests.provider.fakes import FakeChange, RunResult
 
 OTHER = URN.replace("mnist", "resnet")
 DEADLINE = 60.0
@@ -206,7 +207,7 @@ async def test_the_next_preview_of_the_same_plugin_counts_anew(plugin: Plugin) -
 async def test_what_is_likely_wrong_is_a_warning(plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = a_plan(warnings=("the interpreter is not there", "an odd combination"), notes=("needs 2 slots",))
 
-    async def describe(planned: Planned, *, urn: str, name: str) -> JobPlan:
+    async def describe(planned: Planned, *, urn: str, name: str, coming: Container[str] = ()) -> JobPlan:
         return plan
 
     monkeypatch.setattr(plugin.lifecycle, "describe", describe)
@@ -236,6 +237,15 @@ async def test_two_new_jobs_of_the_same_content_launch_once(plugin: Plugin, file
     assert run.attempt == 1
 
 
+async def test_a_job_hears_which_runs_the_preview_has_launched_before(plugin: Plugin, file: Path) -> None:
+    for urn in (URN, OTHER):
+        inputs = await plugin.checked({**INPUTS, "scriptParams": {"--of": urn}}, urn)
+        await plugin.create(inputs, preview=True, urn=urn)
+    first, second = records(file)
+    assert first["runId"] in plugin.lifecycle.coming
+    assert second["runId"] not in plugin.lifecycle.coming
+
+
 def a_spec(**fields: Any) -> JobSpec:
     return JobSpec("mnist", SourceManifest("/src", ()), "train.py", EnvironmentSpec(), TargetRef("local"), **fields)
 
@@ -250,6 +260,50 @@ async def test_jobs_of_one_name_below_two_parents_share_a_run_as_well(plugin: Pl
         await plugin.create(await plugin.checked(INPUTS, urn), preview=True, urn=urn)
     # Asked again, the first one still launches it.
     assert [line["klass"] for line in records(file)] == ["train", "attach", "train"]
+
+
+def test_a_shared_run_has_the_id_that_is_made_of_the_first_ones_name() -> None:
+    plans = Plans(EngineLog())
+    first, second = a_spec(), JobSpec(**{**vars(a_spec()), "name": "resnet"})
+    plans.shared(new_one(first), URN)
+    shared = plans.shared(new_one(second), OTHER)
+    assert shared.run is not None
+    assert shared.run.run_id == first.run_id != second.run_id
+
+
+async def test_jobs_that_are_replaced_by_one_run_are_said_to_launch_it_once(plugin: Plugin, file: Path) -> None:
+    created = {
+        urn: await plugin.create(await plugin.checked({**INPUTS, "name": urn[-4:]}, urn), urn=urn)
+        for urn in (URN, OTHER)
+    }
+    plugin.differ.changes = [FakeChange("scriptParams", "update", "retrain")]
+    news = {}
+    for urn in (URN, OTHER):  # the engine compares every resource before the first is replaced
+        news[urn] = await plugin.checked({**INPUTS, "name": "same", "scriptParams": {"--lr": 1}}, urn)
+        request = {"id": created[urn].id, "urn": urn, "olds": created[urn].properties, "news": news[urn]}
+        await plugin.call("Diff", provider_pb2.DiffRequest(**request))
+    file.unlink()
+    for urn in (URN, OTHER):
+        await plugin.create(news[urn], urn=urn)
+    assert [line["klass"] for line in records(file) if line["kind"] == "plan"] == ["retrain", "attach"]
+
+
+async def test_a_replacement_that_the_user_asks_for_is_planned_as_it_is_made(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = await plugin.checked(INPUTS)
+    created = await plugin.create(inputs)
+    inputs = await plugin.checked(INPUTS)
+    await plugin.call("Diff", provider_pb2.DiffRequest(id=created.id, urn=URN, olds=created.properties, news=inputs))
+    asked: list[Any] = []
+
+    async def own(spec: JobSpec, urn: str, current: Any) -> JobSpec:
+        asked.append(current)
+        return spec
+
+    monkeypatch.setattr(plugin.lifecycle, "own", own)
+    await plugin.create(inputs, preview=True)
+    assert asked == [None]  # Create does not know what the resource had: with `reuse` off it makes another run
 
 
 def test_whoever_wants_a_run_of_its_own_shares_none() -> None:

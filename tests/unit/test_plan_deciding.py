@@ -134,7 +134,10 @@ CASES = {
         "retrain", True, "its run is not there", {**OLD, "current": None, "status": phases.FAILED}
     ),
     "a run that was never started": Case(
-        "train", True, "its run is not there", {**OLD, "current": Known("x", phases.PENDING, 0), "status": "pending"}
+        "train",
+        True,
+        "its run was never launched",
+        {**OLD, "current": Known("x", phases.PENDING, 0), "status": "pending"},
     ),
     "a removed run, whose content was trained under another name": Case(
         "attach",
@@ -161,7 +164,7 @@ def test_every_class_has_a_case() -> None:
     [
         *[(status, wait, True) for status in ENDED_BADLY for wait in ("submitted", "running", "succeeded")],
         *[(phases.SUCCEEDED, wait, False) for wait in ("submitted", "running", "succeeded")],
-        *[(status, "submitted", False) for status in LIVING],
+        *[(status, "submitted", status == phases.PENDING) for status in LIVING],
         *[(status, "succeeded", True) for status in LIVING],
         (phases.QUEUED, "running", True),
         (phases.RUNNING, "running", False),

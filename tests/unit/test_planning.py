@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs import lifecycle
-from pulumi_tfjobs.errors import InvalidInputs
+from pulumi_tfjobs.errors import InvalidInputs, LaunchFailed
 from pulumi_tfjobs.lifecycle import Current, Planned, ensuring, planning
-from pulumi_tfjobs.plan import JobPlan, diff
+from pulumi_tfjobs.plan import JobPlan, describing, diff
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import JobSpec
 from pulumi_tfjobs.store.runs import RunStore
@@ -202,6 +202,31 @@ async def test_a_run_whose_folder_was_deleted_is_trained_again(job: Job, world: 
     assert planned.decision.klass == "train"
 
 
+@pytest.mark.parametrize("step", ["prepare", "launch"])
+@pytest.mark.parametrize("wait_for", ["submitted", "running", "succeeded"])
+async def test_a_run_that_could_not_be_launched_is_launched_next_time(
+    job: Job, world: World, step: str, wait_for: str
+) -> None:
+    setattr(world, f"{step}_error", LaunchFailed("no disk"))
+    spec = job.check(waitFor=wait_for)
+    result = await job.ensure(spec)
+    assert result.failure
+    for current, urn in ((current_of(result), URN), (None, OTHER)):
+        said = await said_of(await planned_for(spec, current, urn=urn), urn)
+        assert (said.klass, said.launches) == ("train", True)
+    setattr(world, f"{step}_error", None)
+    assert (await job.ensure(spec)).action == "launched"
+
+
+async def test_a_run_that_somebody_is_just_preparing_is_waited_for(job: Job, world: World) -> None:
+    world.prepare_gate = asyncio.Event()
+    running = job.start()
+    await world.until(lambda world: bool(world.prepared))
+    assert (await described(job.check())).klass == "attach"
+    world.prepare_gate.set()
+    await running
+
+
 async def test_a_target_that_does_not_answer_is_a_note(job: Job, world: World) -> None:
     world.on_launch = lambda state: state
     running = job.start()
@@ -327,6 +352,17 @@ async def test_what_the_resource_has_stays_its_own(job: Job) -> None:
             planned = await planned_for(job.check(**{"reuse": False, **changes}), current_of(result), forced=forced)
             assert planned.spec.digest == result.outputs["digest"]
             assert planned.decision.klass == ("reuse" if forced else "nothing")
+
+
+async def test_what_the_resource_has_in_one_store_is_not_its_own_in_another(job: Job, world: World) -> None:
+    elsewhere = {"computeTarget": {"kind": "fake", "store": "elsewhere"}}
+    await job.ensure(urn=OTHER, reuse=False, **elsewhere)
+    here = await job.ensure(reuse=False)
+    spec = job.check(reuse=False, **elsewhere)
+    planned = await planned_for(spec, current_of(here), forced=True)
+    result = await job.ensure(spec)
+    assert (planned.decision.launches, planned.spec.digest) == (True, result.outputs["digest"])
+    assert result.action == "launched"
 
 
 async def test_going_back_to_an_earlier_content_trains_again(job: Job, world: World) -> None:
@@ -484,6 +520,16 @@ async def test_checkpoints_that_cannot_be_copied_are_a_message(
     assert result.outputs["runId"] == job.check(resumeFrom=origin).run_id
 
 
+async def test_a_run_that_the_same_update_trains_first_can_be_resumed_from(job: Job) -> None:
+    run_id = job.check().run_id
+    planned = await planned_for(job.check(rerun="longer", resumeFrom=run_id))
+    with pytest.raises(InvalidInputs):
+        await said_of(planned)
+    said = await lifecycle.describe(planned, urn=URN, name="mnist", coming={run_id})
+    assert said.klass == "resume"
+    assert any(run_id in note for note in said.notes)
+
+
 @pytest.mark.parametrize("state", ["no such run", "nothing kept", "folder gone"])
 async def test_a_run_that_cannot_be_resumed_from_is_said_before_anything_starts(
     job: Job, world: World, state: str, home: Path
@@ -629,6 +675,52 @@ async def test_what_decides_and_is_not_known_leaves_the_class_open(job: Job, pat
     spec = lifecycle.check(job.inputs, name="mnist", directory=str(job.directory), unknown=frozenset({path}))
     said = await described(spec)
     assert (said.klass, said.launches, said.unknown) == ("unknown", None, (path,))
+
+
+@pytest.mark.parametrize("path", ["nodeCount", "distribution", "distribution.workers", "distributedBackend"])
+async def test_of_replicas_whose_number_is_not_known_nothing_is_told(job: Job, path: str) -> None:
+    finished_run(job.store, 1, 60.0)
+    top = path.partition(".")[0]
+    given: dict[str, Any] = {} if top == "distribution" else {"distributedBackend": "multi_worker", "workerCount": 2}
+    if path == "distribution.workers":
+        given = {"distribution": {"kind": "multiWorker"}}
+    given.pop(path, None)
+    spec = lifecycle.check(
+        {**job.inputs, **given}, name="mnist", directory=str(job.directory), unknown=frozenset({path})
+    )
+    said = await described(spec)
+    assert (said.klass, said.needs.slots, said.needs.hours, said.tf_config) == ("unknown", 0, None, {})
+    assert "slot" not in said.row
+    assert path in said.row
+
+
+@pytest.mark.parametrize("path", ["pipPackages[1]", "pythonVersion", "interpreterPath"])
+async def test_of_software_that_is_not_known_nobody_says_whether_it_is_there(job: Job, path: str) -> None:
+    inputs = {**job.inputs, "userManaged": False, "computeTarget": {"kind": "local", "slots": 1, "gpus": 0}}
+    spec = lifecycle.check(inputs, name="mnist", directory=str(job.directory), unknown=frozenset({path}))
+    assert (await described(spec)).environment.state == "unknown"
+
+
+async def test_an_option_of_the_target_that_is_not_known_hides_no_other(job: Job, world: World) -> None:
+    elsewhere = {"computeTarget": {"kind": "fake", "store": "elsewhere"}}
+    first = await job.ensure(urn=OTHER, **elsewhere)
+    world.slots = 1
+
+    def check(*unknown: str, **changes: Any) -> JobSpec:
+        inputs = {**job.inputs, **elsewhere, **changes}
+        return lifecycle.check(inputs, name="mnist", directory=str(job.directory), unknown=frozenset(unknown))
+
+    # The run is found in its store, whatever the number of slots will be.
+    said = await described(check("computeTarget.slots"))
+    assert (said.klass, said.run_id) == ("reuse", first.outputs["runId"])
+    # And nobody says that it can never start, or what it costs, of a target that has yet to be made.
+    said = await described(check("computeTarget.slots", distributedBackend="mpi", nodeCount=4))
+    (note,) = said.notes
+    assert "computeTarget.slots" in note
+    assert said.needs.seconds is not None
+    said = await described(check("computeTarget"))
+    assert (said.klass, said.needs.seconds, said.target, said.environment.state) == ("unknown", None, "", "unknown")
+    assert "kept" in describing.cost_text(said)
 
 
 # `tfjobs plan`

@@ -223,6 +223,14 @@ def test_no_parameter_server(inputs: dict[str, Any], path: str) -> None:
         ),
         ({"kind": "azureml", "vmPriority": "low_priority"}, "computeTarget.vmPriority"),
         ({"kind": "gke", "preemptible": True}, "computeTarget.preemptible"),
+        (
+            {"kind": "kubernetes", "nodeSelector": {"cloud.google.com/gke-spot": "true"}},
+            'computeTarget.nodeSelector["cloud.google.com/gke-spot"]',
+        ),
+        (
+            {"kind": "kubernetes", "nodeSelector": {"eks.amazonaws.com/capacityType": "SPOT"}},
+            'computeTarget.nodeSelector["eks.amazonaws.com/capacityType"]',
+        ),
     ],
 )
 def test_a_job_on_spot_machines(target: dict[str, Any], path: str) -> None:
@@ -255,6 +263,7 @@ def test_what_else_says_spot() -> None:
     [
         ("tensorflow/tensorflow", "no tag"),
         ("tensorflow/tensorflow:latest", "is :latest"),
+        ("tensorflow/tensorflow:latest-gpu", "is :latest-gpu"),
         ("registry.example:5000/team/train", "no tag"),
         ("train:2.15.1", ""),
         ("registry.example:5000/train:2.15.1", ""),
@@ -286,6 +295,7 @@ SECRETS = {
     "a GitHub token": "ghp_" + "a1B2" * 9,
     "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----\nabc",
     "a JSON web token": "eyJhbGciOiJI." + "eyJzdWIiOiIx.c2ln",
+    "an API key of OpenAI or Anthropic": "sk-" + "proj-" + "abcd1234" * 4,
     "a Hugging Face token": "hf_" + "aB3d" * 9,
     "a URL with a password": "https://user:" + "correct-horse@example.com/x",
     "a signed URL": "https://x.blob.example/data?sv=1&sig=" + "abcd1234" * 4,
@@ -333,6 +343,10 @@ def test_names_that_say_secret(flag: str) -> None:
         ("--max-tokens", 512.0),
         ("--token", "512"),
         ("--token-type", "wordpiece"),
+        ("--token-embedding", "glove"),
+        ("--pad-token", "PADDING"),
+        ("--mask_token", "[MASK]"),
+        ("--token", "</s>"),
         ("--password-file", "/run/secrets/password"),
         ("--tokenizer", "bert-base-uncased"),
         ("--sort-key", "timestamp"),
@@ -350,6 +364,11 @@ def test_names_that_say_secret(flag: str) -> None:
 def test_what_is_no_secret(flag: str, value: Any) -> None:
     assert judge("no-secrets-in-params", {"scriptParams": {flag: value}}) == Said([])
     assert judge("no-secrets-in-params", {"arguments": [flag, str(value)]}) == Said([])
+
+
+def test_a_key_that_looks_like_one() -> None:
+    (violation,) = judge("no-secrets-in-params", {"scriptParams": {"--wandb-key": "0123456789abcdef" * 2}}).violations
+    assert "its name says that it is a secret" in violation
 
 
 def test_the_rule_on_secrets_as_it_is_configured() -> None:

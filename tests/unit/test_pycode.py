@@ -87,6 +87,35 @@ def test_what_is_not_python_counts_by_its_content(text: str) -> None:
     assert code_digest(data) == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"if x:\n    y\n\\\nz\n", b"if x:\n    y\n\\\n    z\n"),  # z is in the block, or behind it
+        (b"if x:\n\ty\n\tz\n", b"if x:\n        y\n\tz\n"),  # TabError
+        (b"# coding: utf-8\nx = '+AGE-'\n", b"# coding: utf-7\nx = '+AGE-'\n"),
+        (b"# coding: utf-8\nx = '\\\\n'\n", b"# coding: unicode_escape\nx = '\\\\n'\n"),
+        (b"# any\nx = 1\n", b"# coding: none\nx = 1\n"),
+        (b"# any\nx = 1\n", b"# coding: undefined\nx = 1\n"),
+        ("#\r# any\r# coding: latin-1\rx = 'ä'\r".encode(), "#\r# coding: latin-1\r#\rx = 'ä'\r".encode()),
+        (b"\xef\xbb\xbfx = 1\n", b"\xef\xbb\xbf\xef\xbb\xbfx = 1\n"),
+        (b"x = 1\n", b"x = 1\\\n"),
+        (b"x = 0 or 1\n", b"x = 0or 1\n"),
+        (b"from __future__ import barry_as_FLUFL\n1 <> 2\n", b"from __future__ import barry_as_FLUFL\n1 < > 2\n"),
+        (b'f"\\{d[\'a\']}{d["a b"]}"\n', b'f"\\{d[\'a\']}{d["a  b"]}"\n'),  # since 3.12
+        (b'rf"\\{d["a b"]}"\n', b'rf"\\{d["a  b"]}"\n'),
+    ],
+)
+def test_what_python_reads_otherwise_never_counts_as_the_same(old: bytes, new: bytes) -> None:
+    assert code_digest(old) != code_digest(new)
+    assert compare(old, new, "x.py").note != "comments only"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", [b'f"{' * 40, b'f"{' * 5_000, b'f"{" ' * 100_000, b"f'{(" * 2_000, b"f'{x:" * 2_000])
+def test_what_only_looks_like_strings_in_strings_takes_no_time(text: bytes) -> None:
+    assert code_digest(text) == hashlib.sha256(text).hexdigest()
+
+
 def test_another_encoding_is_read_as_the_file_says() -> None:
     latin = "# coding: latin-1\nx = 'ä'\n".encode("latin-1")
     assert code_digest(latin) == code_digest("# coding: utf-8\nx   = 'ä'\n".encode())

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pulumi_tfjobs.errors import InvalidInputs
-from pulumi_tfjobs.plan.record import ChangeRecord, FileRecord, JobResult, Needs, RunRecord
+from pulumi_tfjobs.plan.record import ChangeRecord, FileRecord, JobResult, Needs, RunRecord, read_records
+from pulumi_tfjobs.report import html, markdown
 from pulumi_tfjobs.report.curves import chart, charts_of, read_curves
-from pulumi_tfjobs.report.engine import read_preview
+from pulumi_tfjobs.report.engine import Diagnostic, Preview, read_preview
 from pulumi_tfjobs.report.model import Job, Metric, Report, build, files_of, is_file
+from pulumi_tfjobs.report.running import project_name
 from tests.helpers.reports import NOW, RECORDED, URN, job, recorded, report
 
 # What the edits of docs/report.py come to.
@@ -222,3 +224,83 @@ def test_a_run_s_name_leads_nowhere_else(tmp_path: Path) -> None:
         plan = job(replaces=RunRecord(run_id=run_id, status="succeeded"))
         (item,) = charts_of(Job("retrain", plan, result=result))
         assert bool(item.old) == drawn, run_id
+
+
+def test_what_policies_say_is_told_at_the_job_and_of_the_stack() -> None:
+    def violation(urn: str, rule: str, level: str) -> str:
+        message = f"What the rule is about.\nit costs too much for {rule}\n"
+        return json.dumps(
+            {
+                "policyEvent": {
+                    "resourceUrn": urn,
+                    "policyName": rule,
+                    "message": message,
+                    "enforcementLevel": level,
+                }
+            }
+        )
+
+    stack = "urn:pulumi:dev::project::pulumi:pulumi:Stack::project-dev"
+    events = [
+        violation(URN + "mnist", "price-per-job", "mandatory"),
+        violation(URN + "mnist", "parameter-servers-sane", "advisory"),
+        violation(stack, "price-per-stack", "mandatory"),
+        violation(stack, "slot-hours-per-stack", "advisory"),
+        json.dumps({"diagnosticEvent": {"message": "preview failed", "severity": "error"}}),
+        json.dumps({"summaryEvent": {"isPreview": True, "result": "failed"}}),
+    ]
+    plan = job("mnist")
+    found = build(read_preview("\n".join(events)), {plan.urn: plan}, {}, now=NOW)
+    assert found.headline.startswith("The preview failed")
+    assert found.jobs[0].errors == ("policy price-per-job: it costs too much for price-per-job",)
+    assert found.jobs[0].plan.warnings == (
+        "policy parameter-servers-sane: it costs too much for parameter-servers-sane",
+    )
+    assert found.errors == ("policy price-per-stack: it costs too much for price-per-stack",)
+    assert found.warnings == ("policy slot-hours-per-stack: it costs too much for slot-hours-per-stack",)
+    for page in (markdown.render(found), html.render(found)):
+        assert all(f"too much for {rule}" in page for rule in ("price-per-stack", "slot-hours-per-stack"))
+
+
+def test_results_of_an_earlier_update_in_the_same_file_are_not_those_of_a_preview() -> None:
+    plan = job("mnist")
+    result = JobResult(urn=plan.urn, action="launched", run_id="mnist-1", status="succeeded")
+    lines = [json.dumps(record.to_json()) for record in (plan, result)]
+    plans, results = read_records(lines)
+    assert build(Preview(), plans, results, now=NOW).done
+    plans, results = read_records([*lines, json.dumps(job("mnist", "nothing", launches=False).to_json())])
+    found = build(Preview(), plans, results, now=NOW)
+    assert not found.done
+    assert not found.jobs[0].surprise
+
+
+def test_a_removed_job_has_no_result_of_an_earlier_update() -> None:
+    plan = job("mnist")
+    result = JobResult(urn=plan.urn, action="launched", run_id="mnist-1", status="succeeded")
+    step = {"steps": [{"op": "delete", "urn": plan.urn, "oldState": {"type": "tfjobs:index:TrainingJob"}}]}
+    found = build(read_preview(json.dumps(step)), {plan.urn: plan}, {plan.urn: result}, now=NOW)
+    assert not found.done
+    assert found.headline == "1 job: 1 is removed"
+
+
+def test_a_preview_that_failed_before_it_named_anything_is_of_its_stack_and_no_success() -> None:
+    found = build(Preview(), {}, {}, now=NOW, project="vision", stack="acme/vision/dev", failed=True)
+    assert markdown.marker(found) == "<!-- tfjobs-report: vision/dev -->"
+    assert found.headline == "The preview failed"
+    assert len(found.errors) == 1
+    assert "no training job" not in markdown.render(found).lower()
+
+
+def test_of_a_program_s_traceback_the_last_line_is_said() -> None:
+    trace = (
+        "Program failed with an unhandled exception:\n" + '  File "x.py", line 1\n' * 60 + "ValueError: no such place"
+    )
+    found = build(Preview(diagnostics=(Diagnostic("error", trace),)), {}, {}, now=NOW)
+    said = next(line for line in markdown.render(found).splitlines() if line.startswith("> ❌"))
+    assert said == "> ❌ Program failed with an unhandled exception: ValueError: no such place"
+
+
+def test_a_project_is_named_by_its_file_also_from_a_folder_below(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("description: a name: no\nname: 'vision'  # the best\nruntime: yaml\n")
+    (tmp_path / "below").mkdir()
+    assert project_name(str(tmp_path / "below")) == "vision"

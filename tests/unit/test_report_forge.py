@@ -117,6 +117,14 @@ def test_a_comment_of_a_stranger_is_not_taken_for_ours(server: Forge) -> None:
 
 
 @pytest.mark.parametrize("kind", [github, gitlab])
+def test_a_comment_that_the_token_may_not_change_is_left_and_a_new_one_kept(server: Forge, kind: object) -> None:
+    server.add(f"{MARK}\nby the token before", locked=True)
+    assert say(kind(server), "one").action == "created"  # type: ignore[operator]
+    assert say(kind(server), "two").action == "updated"  # type: ignore[operator]
+    assert server.bodies == [f"{MARK}\nby the token before", f"{MARK}\ntwo"]
+
+
+@pytest.mark.parametrize("kind", [github, gitlab])
 def test_a_forge_that_is_busy_or_broken_for_a_moment_is_asked_again(server: Forge, kind: object) -> None:
     waits: list[float] = []
     server.answers = [(500, {}), (429, {"Retry-After": "7"}), (403, {"Retry-After": "120"})]
