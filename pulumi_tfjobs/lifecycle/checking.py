@@ -51,7 +51,7 @@ def check(
     if args is not None:
         ref = TargetRef("local", {}, vague)
         if target is not None:
-            ref = TargetRef(target.kind, dict(target.options), vague)
+            ref = TargetRef(target.kind, _shown_options(target.options, secret), vague)
         capabilities = target.capabilities() if target is not None else _UNKNOWN_TARGET
         spec, more = build_spec(
             args,
@@ -110,6 +110,14 @@ def _unknown_options(unknown: frozenset[str]) -> frozenset[str]:
     return frozenset(
         {re.split(r"[.\[]", name)[0] for name in found} | ({"kind"} if "computeTarget" in unknown else set())
     )
+
+
+def _shown_options(options: Mapping[str, Any], secret: frozenset[str]) -> dict[str, Any]:
+    """The target's options, less those that only people read where they are secrets: a plan and a run's record show
+    them."""
+    hidden = {"name": "[secret]", "hourlyPrice": None}
+    secrets = {name for name in hidden if paths.touches(f"computeTarget.{name}", secret)}
+    return {name: hidden[name] if name in secrets else value for name, value in options.items()}
 
 
 def _check_target(value: Any, vague: frozenset[str]) -> tuple[Target | None, list[InputProblem]]:

@@ -75,10 +75,13 @@ def peek(name: str) -> PeekStore:
     return store
 
 
-def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = None) -> JobSpec:
+def own_run(
+    spec: JobSpec, store: RunStore, urn: str, current: Current | None = None, taken: Container[str] = ()
+) -> JobSpec:
     """The spec of the run that this resource is to have: with ``reuse`` off, one that nobody else has.
 
-    The run that it has already stays its own. Reads the store; raises StoreError.
+    The run that it has already stays its own. ``taken``: digests of runs that others will have. Reads the store; raises
+    StoreError.
     """
     if spec.unknown:
         return spec
@@ -91,6 +94,8 @@ def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = 
     # Never the first, which everybody who wants this content shares: whoever came first would decide what is launched.
     for generation in range(1, _MOST_GENERATIONS):
         found = replace(spec, generation=generation)
+        if found.digest in taken:
+            continue
         run = store.by_digest(found.digest)
         if run is None:
             return found
@@ -104,13 +109,13 @@ def own_run(spec: JobSpec, store: RunStore, urn: str, current: Current | None = 
     )
 
 
-async def own(spec: JobSpec, urn: str, current: Current | None) -> JobSpec:
+async def own(spec: JobSpec, urn: str, current: Current | None, taken: Container[str] = ()) -> JobSpec:
     """:func:`own_run` as a preview sees the store; where that cannot be read, the spec as it is."""
     namespace = open_target(spec.target).namespace
     try:
         # In another store it has no run yet.
         here = current if current is not None and current.store == namespace else None
-        return own_run(spec, peek(namespace), urn, here)
+        return own_run(spec, peek(namespace), urn, here, taken)
     except StoreError:
         return spec
 
@@ -150,7 +155,7 @@ async def settle(
         resumes=bool(spec.resume_from),
         forced=forced,
     )
-    if current is not None and stays and decision.launches:
+    if current is not None and stays and decision.klass not in {"nothing", "metadata"}:
         reason = f"{current.run_id} stays as it is: the program ignores what would make it another run"
         decision = decision._replace(klass="metadata", launches=False, reason=reason)
     return Planned(spec, decision, current, run, trouble)
@@ -229,7 +234,7 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
         launches=decision.launches,
         reason=decision.reason,
         run_id=_run_id(planned, store),
-        digest="" if spec.unknown else spec.digest,
+        digest=_digest(planned),
         changes=tuple(ChangeRecord(**change._asdict()) for change in decision.changes),
         files=_files(planned),
         unknown=tuple(sorted(path for path in spec.unknown)),
@@ -248,8 +253,17 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
     return plan.model_copy(update={"row": describing.row(plan, time.time())})
 
 
+def _digest(planned: Planned) -> str:
+    """The content of the run that the resource will have: where new inputs are ignored, of the one that it has."""
+    if planned.decision.klass == "metadata" and planned.current is not None and planned.current.digest:
+        return planned.current.digest
+    return "" if planned.spec.unknown else planned.spec.digest
+
+
 def _run_id(planned: Planned, store: RunStore) -> str:
     """What the run is called: after the job that it was reserved for first, also where its folder was deleted."""
+    if planned.decision.klass == "metadata" and planned.current is not None:
+        return planned.current.run_id
     if planned.spec.unknown:
         return ""
     try:

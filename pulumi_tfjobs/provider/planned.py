@@ -16,6 +16,7 @@ from pulumi_tfjobs.spec import state as phases
 if TYPE_CHECKING:
     from pulumi_tfjobs.lifecycle import Current, Planned
     from pulumi_tfjobs.plan import JobPlan, JobResult
+    from pulumi_tfjobs.spec.model import JobSpec
 
 PLAN_VARIABLE = "TFJOBS_PLAN"  # as in plan/record.py, which is loaded late
 GENERATION = "__generation"
@@ -28,12 +29,14 @@ class Plans:
         self._log = log
         self._said: dict[str, JobPlan] = {}
         self._previewed = False
+        self._alone: dict[str, tuple[str, str]] = {}  # run → its digest, and the URN of the job that has it alone
         self._launching: dict[str, tuple[str, str]] = {}  # run → URN of the job that launches it, and the run's id
 
     def begin(self) -> None:
         """Another preview or update: what was said in the one before does not count."""
         self._said.clear()
         self._launching.clear()
+        self._alone.clear()
         self._previewed = False
 
     @property
@@ -59,7 +62,7 @@ class Plans:
         spec = planned.spec
         if not planned.decision.launches or spec.unknown or spec.generation:
             return planned
-        key = f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
+        key = _key(spec)
         run_id = spec.run_id if planned.run is None else planned.run.run_id
         first, run_id = self._launching.setdefault(key, (urn, run_id))
         if first == urn:
@@ -67,6 +70,13 @@ class Plans:
         reason = f"shares the run of {resource_name(first)}"
         decision = planned.decision._replace(klass="attach", launches=False, reason=reason)
         return planned._replace(decision=decision, run=planned.run or Known(run_id, phases.PENDING, 0))
+
+    def others(self, spec: JobSpec, urn: str) -> frozenset[str]:
+        """Digests of the runs that other jobs have for themselves (``reuse`` off), and from now on that of this one."""
+        taken = frozenset(digest for digest, owner in self._alone.values() if owner != urn)
+        if spec.digest not in taken:
+            self._alone[_key(spec)] = (spec.digest, urn)
+        return taken
 
     def keep(self, plan: JobPlan) -> None:
         """Remember it for the total, and put it into the file."""
@@ -108,6 +118,11 @@ class Plans:
                 os.write(handle, line.encode())
             finally:
                 os.close(handle)
+
+
+def _key(spec: JobSpec) -> str:
+    """One text a run."""
+    return f"{spec.target.kind}/{spec.target.options.get('store')}/{spec.digest}"
 
 
 def current_of(resource_id: str, outputs: Mapping[str, Any]) -> Current:

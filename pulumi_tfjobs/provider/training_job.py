@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -283,7 +284,12 @@ class TrainingJobs:
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs))
         if old.get("digest") not in (None, None if spec.unknown else spec.digest):
             # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
+            await self._tell(planned, request.urn)
             found = await self._lifecycle.read(request.id)
+            if self._plans.wanted:
+                self._plans.result(
+                    result_of(request.urn, "updated", found.outputs if found is not None else wire.split(old).plain)
+                )
             outputs = {**(found.outputs if found is not None else old), **properties, **_kept(old)}
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
         await self._tell(planned, request.urn)
@@ -300,7 +306,7 @@ class TrainingJobs:
         self, planned: Planned, urn: str, properties: Mapping[str, Any], known: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         name = resource_name(urn)
-        planned = self._plans.shared(planned, urn)
+        planned = await self._beside_others(planned, urn)
         plan = await self._lifecycle.describe(planned, urn=urn, name=name, coming=self._plans.coming)
         await self._plans.preview(plan)
         outputs: dict[str, Any] = dict.fromkeys(OUTPUTS, UNKNOWN)
@@ -310,9 +316,21 @@ class TrainingJobs:
         reused = await self._lifecycle.reused_outputs(planned)
         return {**outputs, **(reused or {}), **(known or {}), **properties}
 
+    async def _beside_others(self, planned: Planned, urn: str) -> Planned:
+        """The plan with what other jobs of the same update do: one run is launched once, and who wants one of its own
+        gets one that none of them has."""
+        spec = planned.spec
+        if spec.generation and planned.decision.launches:
+            taken = self._plans.others(spec, urn)
+            if spec.digest in taken:
+                spec = await self._lifecycle.own(replace(spec, generation=0), urn, None, taken)
+                self._plans.others(spec, urn)
+                return planned._replace(spec=spec)
+        return self._plans.shared(planned, urn)
+
     async def _tell(self, planned: Planned, urn: str) -> None:
         """Before an update does something with a job: what is likely wrong, and the plan for whoever asked for it."""
-        planned = self._plans.shared(planned, urn)
+        planned = await self._beside_others(planned, urn)
         if planned.decision.launches:
             for text in planned.spec.warnings:
                 await self._log.warning(urn, text)

@@ -154,6 +154,8 @@ def overlap(one: SpecifierSet, other: SpecifierSet) -> bool:
 
 def _bounds(item: Specifier, lower: list[tuple[Version, bool]], upper: list[tuple[Version, bool]]) -> None:
     """Add the item's bounds; each is (version, whether it is itself allowed)."""
+    if item.operator == "===":
+        return  # any text, of which no bound is known
     version = Version(item.version.removesuffix(".*"))
     if item.operator in {">=", ">"}:
         lower.append((version, item.operator == ">="))
@@ -327,7 +329,7 @@ def _unknown(versions: Versions) -> Iterable[str]:
     unchecked = "which Python, Keras and CUDA go with it was not checked"
     if _nightly(framework):
         yield f"{framework.name} is no release: {unchecked} (the newest release that is known is {last})"
-    elif exact is not None and not exact.is_prerelease and exact not in releases():
+    elif exact is not None and not exact.is_prerelease and not {exact, Version(exact.base_version)} & {*releases()}:
         series = SERIES.get((exact.major, exact.minor))
         if series is not None:
             known = f"{minor(exact)}.{series.patch}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from pulumi_tfjobs.spec.matrix import (
     DEFAULT_PYTHON,
@@ -47,7 +48,8 @@ def pinned(specifier: SpecifierSet) -> Version | None:
     """The version of ``==2.15.1`` (also among other conditions); None for ranges and ``==2.15.*``."""
     for item in specifier:
         if item.operator in {"==", "==="} and not item.version.endswith(".*"):
-            return Version(item.version)
+            with contextlib.suppress(InvalidVersion):  # `===` takes any text
+                return Version(item.version)
     return None
 
 

@@ -147,7 +147,7 @@ class FakeLifecycle:
     def source_property(self, spec: JobSpec) -> dict[str, str]:
         return {file.path: file.digest[-12:] for file in spec.source.files}
 
-    async def own(self, spec: JobSpec, urn: str, current: Current | None) -> JobSpec:
+    async def own(self, spec: JobSpec, urn: str, current: Current | None, taken: Container[str] = ()) -> JobSpec:
         return spec
 
     async def settle(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ async def test_an_update_adds_what_it_did(plugin: Plugin, file: Path) -> None:
         "succeeded",
         {"accuracy": 0.97},
     )
+
+
+async def test_a_job_whose_change_is_ignored_is_in_the_file_too(plugin: Plugin, file: Path) -> None:
+    created = await plugin.create(await plugin.checked(INPUTS))
+    news = await plugin.checked({**INPUTS, "sourceDirectory": "./other"})
+    file.unlink()
+    await plugin.call("Update", provider_pb2.UpdateRequest(id=created.id, urn=URN, olds=created.properties, news=news))
+    plans, results = read_records(file.read_text().splitlines())
+    assert set(plans) == {URN}
+    assert (results[URN].action, results[URN].run_id) == ("updated", created.id.split("/")[-1])
 
 
 async def test_a_job_with_which_nothing_happens_is_in_the_file_too(plugin: Plugin, file: Path) -> None:
@@ -262,6 +273,23 @@ async def test_jobs_of_one_name_below_two_parents_share_a_run_as_well(plugin: Pl
     assert [line["klass"] for line in records(file)] == ["train", "attach", "train"]
 
 
+async def test_two_jobs_that_want_a_run_of_their_own_are_not_told_of_the_same(
+    plugin: Plugin, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def own(spec: JobSpec, urn: str, current: Any, taken: Any = ()) -> JobSpec:
+        runs = (replace(spec, generation=number) for number in range(1, 9))
+        return next(run for run in runs if run.digest not in taken)
+
+    monkeypatch.setattr(plugin.lifecycle, "own", own)
+    inputs = {**INPUTS, "name": "same"}
+    for urn in (URN, OTHER, URN, OTHER):
+        await plugin.create(await plugin.checked(inputs, urn), preview=True, urn=urn)
+    first, second, again, other = records(file)
+    assert {line["klass"] for line in records(file)} == {"train"}
+    assert first["runId"] != second["runId"]
+    assert (again["runId"], other["runId"]) == (first["runId"], second["runId"])
+
+
 def test_a_shared_run_has_the_id_that_is_made_of_the_first_ones_name() -> None:
     plans = Plans(EngineLog())
     first, second = a_spec(), JobSpec(**{**vars(a_spec()), "name": "resnet"})
@@ -297,7 +325,7 @@ async def test_a_replacement_that_the_user_asks_for_is_planned_as_it_is_made(
     await plugin.call("Diff", provider_pb2.DiffRequest(id=created.id, urn=URN, olds=created.properties, news=inputs))
     asked: list[Any] = []
 
-    async def own(spec: JobSpec, urn: str, current: Any) -> JobSpec:
+    async def own(spec: JobSpec, urn: str, current: Any, taken: Any = ()) -> JobSpec:
         asked.append(current)
         return spec
 

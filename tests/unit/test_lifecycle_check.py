@@ -210,3 +210,11 @@ async def test_a_preview_says_what_the_store_knows_and_changes_none_of_it(
     job.store.close()
     assert tree(home) == before
     assert len(world.launches) == 1
+
+
+@pytest.mark.parametrize("secret", [{"computeTarget"}, {"computeTarget.name", "computeTarget.hourlyPrice"}])
+def test_a_target_keeps_its_secrets(job: Job, secret: set[str]) -> None:
+    target = {"kind": "local", "name": "hush", "hourlyPrice": 7.25, "slots": 1, "store": "team"}
+    spec = job.check(computeTarget=target, secret=frozenset(secret))
+    assert (spec.target.options["name"], spec.target.options["hourlyPrice"]) == ("[secret]", None)
+    assert (spec.target.options["slots"], spec.target.options["store"]) == (1, "team")

@@ -131,6 +131,7 @@ def test_known_to_be_bad(tensorflow: str, package: str, says: str) -> None:
         "numpy<3",
         "numpy!=2.0.0",
         "numpy @ https://example.com/n.whl",
+        "numpy===1.26.4-mkl",
         'keras>=3; python_version<"3"',
     ],
 )
@@ -190,6 +191,7 @@ def test_not_known_or_likely_wrong_is_a_warning(wish: Versions, says: str) -> No
         versions("tensorflow==2.15.1", "nvidia-cudnn-cu12==8.9.4.25", use_gpu=True),
         versions("tensorflow>=2.15"),
         versions("tensorflow==2.16.0rc0"),
+        versions("tensorflow==2.15.0.post1"),
         Versions(None),
     ],
 )

@@ -309,6 +309,15 @@ async def test_a_run_whose_change_is_ignored_stays_as_it_is(job: Job, world: Wor
     assert planned.decision.launches is False
     assert not planned.decision.replaces
     assert planned.decision.klass == ("nothing" if phase == phases.SUCCEEDED else "metadata")
+    # Nor is it waited for; and what is said is said of the run that stays.
+    planned = await planned_for(job.check(), current._replace(status=phases.RUNNING))
+    said = await said_of(planned)
+    assert (said.klass, said.launches, said.run_id, said.digest) == (
+        "metadata",
+        False,
+        current.run_id,
+        current.digest,
+    )
 
 
 # A run of one's own: reuse=False
@@ -398,6 +407,15 @@ async def test_two_at_once_get_a_run_each(job: Job, world: World) -> None:
     results = await asyncio.gather(*(job.ensure(spec, urn=URN + str(number)) for number in range(6)))
     assert {result.generation for result in results} == set(range(1, 7))
     assert len({result.id for result in results}) == len(world.launches) == 6
+
+
+async def test_a_run_that_another_job_of_the_update_takes_is_passed_over(job: Job) -> None:
+    spec = job.check(reuse=False)
+    first = await lifecycle.own(spec, URN, None)
+    second = await lifecycle.own(spec, OTHER, None, {first.digest})
+    assert (first.generation, second.generation) == (1, 2)
+    assert (await job.ensure(spec, urn=URN)).outputs["digest"] == first.digest
+    assert (await job.ensure(spec, urn=OTHER)).outputs["digest"] == second.digest
 
 
 def test_a_run_is_reserved_alone_by_one_only(job: Job) -> None:
