@@ -124,6 +124,9 @@ def _job(job: Job, now: float) -> Iterator[str]:
     if job.klass == "delete":
         yield f"{plan.name}  removed  it is no longer in the program; its run is kept"
         return
+    if job.refused:
+        yield f"{plan.name}  cannot run  {describing.clean(job.errors[0])}"
+        return
     yield plan.row or describing.row(plan, now)
     if plan.run_id:
         yield f"  run: {plan.run_id}"
@@ -135,6 +138,7 @@ def _job(job: Job, now: float) -> Iterator[str]:
             yield f"  {text if change.before or change.after else f'{text}: {change.reason}'}"
     for file in files_of(plan):
         yield f"  {describing.file_line(file)}"
+        yield from (f"    {line}" for line in file.diff.splitlines())
     if plan.unknown:
         yield f"  not known before the update: {', '.join(plan.unknown)}"
     if plan.needs.replicas:

@@ -163,14 +163,11 @@ def source_property(spec: JobSpec) -> dict[str, str]:
     if len(files) <= LISTED_FILES:
         return {f.path: _short(f) for f in files}
     top = [f for f in files if "/" not in f.path]
-    groups: dict[str, list[list[str]]] = {}
-    for f in files:
-        folder, _, inside = f.path.partition("/")
-        name = f"{folder}/" if inside else "./" if len(top) > LISTED_FILES else ""
-        if name:
-            groups.setdefault(name, []).append([f.path, f.mode, f.counts])
-    listed = {} if "./" in groups else {f.path: _short(f) for f in top}
-    return listed | {name: canonical_digest(entries)[:12] for name, entries in groups.items()}
+    if len(top) > LISTED_FILES:
+        listed = {"./": canonical_digest([[f.path, f.mode, f.counts] for f in top])[:12]}
+    else:
+        listed = {f.path: _short(f) for f in top}
+    return listed | {name: digest[:12] for name, digest in spec.source.folders.items()}
 
 
 def _short(file: SourceFile) -> str:

@@ -37,10 +37,12 @@ class RunResult(NamedTuple):
 
 
 class ReadResult(NamedTuple):
-    """A run as it is now: the inputs it was made from (secret values left out) and its outputs."""
+    """A run as it is now: the inputs it was made from (secret values left out) and its outputs. ``generation``: of a
+    run that its resource has for itself."""
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    generation: int = 0
 
 
 ProgressCallback = Callable[[ProgressLine], None]

@@ -136,6 +136,8 @@ class _Ensuring:
             spec = own_run(self.spec, self.store, urn) if new else self.spec
             if spec.resume_from and fate(self._there(spec)) == "launch":
                 check_resume(spec, self.store)
+            if spec.generation:
+                record["generation"] = spec.generation  # of a run of one's own, for an import
             alone = new and not spec.reuse
             # None: somebody else has reserved the same a moment ago.
             run = self.store.reserve(spec.run_id, spec.digest, spec.name, record, urn, alone=alone)

@@ -90,7 +90,8 @@ async def read(resource_id: str) -> ReadResult | None:
         outputs_of, found.folder, state, digest=run.digest, world_size=int(record.get("worldSize", 1)), final=False
     )
     await asyncio.to_thread(note, store, state, main_metric(outputs["metrics"]))
-    return ReadResult(dict(record.get("inputs", {})), outputs)
+    generation = record.get("generation")
+    return ReadResult(dict(record.get("inputs", {})), outputs, generation if isinstance(generation, int) else 0)
 
 
 async def delete(

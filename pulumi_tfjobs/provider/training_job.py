@@ -391,6 +391,8 @@ class TrainingJobs:
         known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs
         kept = _kept(wire.decode(request.properties))
+        if found.generation:
+            kept[GENERATION] = found.generation
         return provider_pb2.ReadResponse(
             id=request.id,
             properties=wire.encode({**found.outputs, **inputs, **kept}, nonfinite_as_text=True),

@@ -27,6 +27,8 @@ _EVENTS = frozenset(
         "stdoutEvent",
     }
 )
+# How the engine begins what a provider has against an input. The value is in the program; here it hides what is wrong.
+_INPUT = re.compile(r"\A[\w:./-]+ resource '[^']*'(?:: property (\S+) value \{.*?\})? has a problem: ", re.DOTALL)
 # Of the several steps of one resource the one that says it all.
 _RANK = {
     "replace": 6,
@@ -204,7 +206,8 @@ def _put(steps: dict[str, Step], item: Mapping[str, Any], old: Mapping[str, Any]
 def _message(item: Mapping[str, Any]) -> str:
     text = str(item.get("message") or "").strip().removeprefix("error: ").removeprefix("warning: ")
     # The engine makes a list of a resource's errors, also of a single one.
-    return re.sub(r"\A\d+ errors? occurred:\s*\* ", "", text).replace("\n\t* ", "\n")
+    text = re.sub(r"\A\d+ errors? occurred:\s*\* ", "", text).replace("\n\t* ", "\n")
+    return _INPUT.sub(lambda found: f"{found[1]}: " if found[1] else "", text)
 
 
 def _violation(item: Mapping[str, Any]) -> Diagnostic:

@@ -105,7 +105,7 @@ def render(report: Report) -> str:
 
 def tiles(report: Report) -> list[Tile]:
     """The numbers on top."""
-    jobs = report.jobs
+    jobs = [job for job in report.jobs if job.klass != "delete"]
     found = [Tile(str(len(jobs)), "job" if len(jobs) == 1 else "jobs")]
     if report.done:
         results = [job.result for job in jobs if job.result is not None]
@@ -128,14 +128,21 @@ def tiles(report: Report) -> list[Tile]:
         hours = [job.plan.needs.hours for job in train if job.plan.needs.gpus == gpus]
         known = [value for value in hours if value is not None]
         if known:
+            number = describing.number(sum(known))
             sign = "≥ " if len(known) < len(hours) else "~"
-            found.append(Tile(f"{sign}{describing.number(sum(known))}", "GPU-hours" if gpus else "slot-hours"))
+            value = number if number.startswith("<") else f"{sign}{number}"
+            found.append(Tile(value, "GPU-hours" if gpus else "slot-hours"))
+    timeless = sum(1 for job in train if job.plan.needs.hours is None)
+    found += [Tile(str(timeless), "of unknown duration")] if timeless else []
     costs: dict[str, float] = {}
     for job in train:
         if job.plan.needs.cost is not None:
             currency = job.plan.needs.currency
             costs[currency] = costs.get(currency, 0.0) + job.plan.needs.cost
-    found += [Tile(describing.money(amount, ""), currency or "cost") for currency, amount in sorted(costs.items())]
+    unpriced = any(job.plan.needs.cost is None for job in train)
+    for currency, amount in sorted(costs.items()):
+        text = describing.money(amount, "")
+        found.append(Tile(f"≥ {text}" if unpriced and not text.startswith("<") else text, currency or "cost"))
     return found
 
 

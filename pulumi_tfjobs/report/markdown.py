@@ -29,6 +29,7 @@ _DIFF_LINES = 80  # of a file
 _DIFF = 6_000  # characters of it
 _TAIL = 2_000  # of a log's last lines
 _SHORT = 3  # lines of an error that are shown as one
+_ROWS = 10  # jobs that stay as they are in the table; more are folded
 _LISTED = 30  # things in a list
 _RESERVE = 400  # for what is said of what was left out
 
@@ -119,6 +120,9 @@ def render(report: Report, limit: int = LIMIT) -> str:
     left -= len(title)
     shown = [row for row in rows if takes(row, "rows of jobs")]
     table = f"{title}\n" + "\n".join(shown) if shown else ""
+    idle = _idle(report)
+    unchanged = folded(f"{len(idle)} jobs that stay as they are", _names(idle)) if idle else ""
+    unchanged = unchanged if unchanged and takes(unchanged, "the list of unchanged jobs") else ""
     infrastructure = _infrastructure(report)
     infrastructure = infrastructure if infrastructure and takes(infrastructure, "the list of other resources") else ""
     parts: dict[int, list[_Part]] = {number: [] for number in range(len(report.jobs))}
@@ -137,7 +141,7 @@ def render(report: Report, limit: int = LIMIT) -> str:
         for number, found in parts.items()
         if number in wrappers
     ]
-    blocks = [head, table, *details, infrastructure]
+    blocks = [head, table, unchanged, *details, infrastructure]
     if left_out:
         what = ", ".join(f"{count} × {kind}" for kind, count in left_out.items())
         blocks.append(f"_Left out, for a comment has a limit: {what}. The report's page has all of it._")
@@ -168,22 +172,40 @@ def _head(report: Report) -> str:
     return "\n\n".join(lines)
 
 
+def _idle(report: Report) -> list[Job]:
+    """Jobs of which there is nothing to say, where they are so many that they would hide the others."""
+    found = [job for job in report.jobs if _is_idle(job)]
+    return found if len(found) > _ROWS else []
+
+
+def _is_idle(job: Job) -> bool:
+    return job.klass == "nothing" and not job.failed and job.result is None
+
+
+def _names(jobs: list[Job]) -> str:
+    more = f" and {len(jobs) - 300} more" if len(jobs) > 300 else ""
+    return ", ".join(inline(job.plan.name, 80) for job in jobs[:300]) + more
+
+
 def _table(report: Report) -> tuple[str, list[str]]:
-    if not report.jobs:
+    idle = _idle(report)
+    jobs = [job for job in report.jobs if not (idle and _is_idle(job))]
+    if not jobs:
         return "", []
     if report.done:
         title = "| Job | Plan | What came of it | Took | Metric | Before |\n|:--|:--|:--|--:|:--|--:|"
-        return title, [_result_row(job, report.now) for job in report.jobs]
+        return title, [_result_row(job, report.now) for job in jobs]
     title = "| Job | Class | Why | Duration | Cost | Replaces |\n|:--|:--|:--|--:|--:|--:|"
-    return title, [_plan_row(job, report.now) for job in report.jobs]
+    return title, [_plan_row(job, report.now) for job in jobs]
 
 
 def _plan_row(job: Job, now: float) -> str:
     slots = f", {job.plan.needs.slots} {'GPU' if job.plan.needs.gpus else 'slot'}{'s' * (job.plan.needs.slots != 1)}"
     duration = duration_of(job) + (slots if job.plan.launches is not False and job.plan.needs.slots else "")
     sign = "❌ " if job.failed else ""
+    badge = "⛔ cannot run" if job.refused else _BADGES[job.klass]
     return (
-        f"| **{inline(job.plan.name, 80)}** | {_BADGES[job.klass]} | {sign}{inline(reason_of(job, now))} "
+        f"| **{inline(job.plan.name, 80)}** | {badge} | {sign}{inline(reason_of(job, now))} "
         f"| {inline(duration)} | {inline(cost_of(job))} | {inline(replaced(job) or '–', 60)} |"
     )
 
@@ -217,7 +239,7 @@ def _summary(job: Job) -> str:
 
 def _changes(job: Job) -> Iterator[_Part]:
     lines = [f"- ❌ {inline(text, _TEXT)}" for text in job.errors[:5]]
-    if job.plan.reason and job.klass != "delete" and not job.plan.changes:
+    if job.plan.reason and job.klass != "delete" and not job.plan.changes and not job.refused:
         lines.append(f"- {inline(job.plan.reason, _TEXT)}")
     files = files_of(job.plan)
     listed = [change for change in job.plan.changes if not is_file(change)]

@@ -60,6 +60,11 @@ class Job(NamedTuple):
         return self.result is not None and self.result.status in {"failed", "cancelled", "timed_out", "interrupted"}
 
     @property
+    def refused(self) -> bool:
+        """Whether it came to no plan: its inputs are wrong, or it cannot run."""
+        return bool(self.errors) and not self.told and self.klass == "unknown"
+
+    @property
     def launches(self) -> bool:
         return self.klass in LAUNCHING
 
@@ -230,7 +235,7 @@ def value_text(value: float | str | None, digits: int = 6) -> str:
 def cost_of(job: Job) -> str:
     """``0.12 USD``, else ``0.4 slot-hours``; a dash where nothing is started or nothing is known."""
     needs = job.plan.needs
-    if job.plan.launches is False or job.klass == "delete":
+    if job.plan.launches is False or job.klass == "delete" or job.refused:
         return "–"
     if needs.cost is not None:
         return describing.money(needs.cost, needs.currency)
@@ -239,9 +244,11 @@ def cost_of(job: Job) -> str:
 
 def duration_of(job: Job) -> str:
     """What it took, or else ``~4 min``."""
+    if job.result is not None and job.result.action in {"reused", "updated"}:
+        return "–"  # its seconds are those of an earlier update
     if job.result is not None and job.result.seconds is not None:
         return describing.span(job.result.seconds)
-    if job.plan.launches is False or job.klass == "delete":
+    if job.plan.launches is False or job.klass == "delete" or job.refused:
         return "–"
     seconds = job.plan.needs.seconds
     return "not known" if seconds is None else f"~{describing.span(seconds)}"
@@ -292,7 +299,12 @@ def _tail(urn: str, preview: Preview) -> str:
 
 
 def _planned(jobs: Sequence[Job]) -> str:
-    text = describing.total([job.plan for job in jobs if job.klass != "delete"])
+    text = describing.total([job.plan for job in jobs if job.klass != "delete" and not job.refused])
+    refused = sum(1 for job in jobs if job.refused)
+    if refused:
+        first, mark, rest = text.partition("; ")
+        what = "" if first else " job" if refused == 1 else " jobs"
+        text = f"{first}{', ' if first else ''}{refused}{what} cannot run{mark}{rest}"
     gone = sum(1 for job in jobs if job.klass == "delete")
     removed = f"{gone} {'is' if gone == 1 else 'are'} removed" if gone else ""
     if text and removed:

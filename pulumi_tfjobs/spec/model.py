@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 Controller = Literal["gloo", "mpi"]
 WaitFor = Literal["submitted", "running", "succeeded"]
@@ -98,10 +99,33 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceManifest:
-    """The files that make up a job's source. ``root`` (where they are now) is not part of the identity."""
+    """The files that make up a job's source, by path. ``root`` (where they are now) is not part of the identity."""
 
     root: str
     files: tuple[SourceFile, ...]
+
+    @classmethod
+    def recalled(
+        cls, root: str, files: Callable[[], tuple[SourceFile, ...]], has: Callable[[str], bool], **known: Any
+    ) -> SourceManifest:
+        """One of whose files much is known before there is an object for each, which takes long for very many: they
+        are made when they are asked for. ``known``: properties by name."""
+        manifest = object.__new__(cls)
+        vars(manifest).update(known, root=root, _make_files=files, _has=has)
+        return manifest
+
+    if not TYPE_CHECKING:  # any name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            make = vars(self).get("_make_files") if name == "files" else None
+            if make is None:
+                raise AttributeError(name)
+            return vars(self).setdefault("files", make())
+
+    def has(self, path: str) -> bool:
+        """Whether a file has that path."""
+        known = vars(self).get("_has")
+        return bool(known(path)) if known else any(file.path == path for file in self.files)
 
     @cached_property
     def digest(self) -> str:
@@ -115,6 +139,16 @@ class SourceManifest:
     @cached_property
     def size(self) -> int:
         return sum(f.size for f in self.files)
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Folders at the top (``data/``) → digest of what counts of the files in them."""
+        found: dict[str, list[list[str]]] = {}
+        for f in self.files:
+            folder, inside, _ = f.path.partition("/")
+            if inside:
+                found.setdefault(f"{folder}/", []).append([f.path, f.mode, f.counts])
+        return {name: canonical_digest(entries) for name, entries in found.items()}
 
 
 @dataclass(frozen=True)

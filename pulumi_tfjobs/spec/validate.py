@@ -195,11 +195,9 @@ def _check_entry_script(
         return given
     if source is None or paths.touches("sourceDirectory", unknown):
         return script
-    files = [file.path for file in source.files]
-    if script not in files:
-        problems.append(
-            InputProblem("entryScript", f"there is no {given} in {source.root}", expected, _near(script, files))
-        )
+    if not source.has(script):
+        near = _near(script, [file.path for file in source.files])
+        problems.append(InputProblem("entryScript", f"there is no {given} in {source.root}", expected, near))
     return script
 
 

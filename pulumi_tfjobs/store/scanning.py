@@ -82,13 +82,7 @@ def scan(root: str, *, property_path: str = "sourceDirectory", code: bool = Fals
         walk = _Walk(place, root, Problems(property_path), code=code)
         with statcache.no_collection():
             known = walk.hashed(known)
-    files = known.files
-    if not code and known.coded:
-        files = tuple(file._replace(code="") for file in files)
-    manifest = SourceManifest(root, files)
-    # What takes long for very many files is known already.
-    vars(manifest).update(digest=known.digest, identity=known.identity if code else known.digest)
-    return manifest
+    return known.manifest(root, code=code)
 
 
 def _code_version() -> int:
@@ -160,6 +154,8 @@ class _Walk:
             coded=_code_version() if self._code else 0,
             digest=plain.digest,
             identity=plain.identity,
+            size=plain.size,
+            has=lambda path: any(file.path == path for file in ordered),
             make_files=lambda: ordered,
         )
         if self._lasting:
@@ -247,6 +243,8 @@ class _Walk:
             elif self._is_fit(entry, relative, info):
                 self._entries.append(_Entry(relative, len(self._names) - 1, info))
                 self._bytes += info.st_size
+                if len(self._entries) > limits.MAX_FILES:
+                    return  # refused: a folder of millions need not be looked at to its end
         self._folders.append(folder)
         self._counts.append(len(self._names) - before)
         for path, relative in inside:

@@ -18,12 +18,12 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from itertools import repeat
 from typing import Any
 
-from pulumi_tfjobs.spec.model import SourceFile
+from pulumi_tfjobs.spec.model import SourceFile, SourceManifest
 from pulumi_tfjobs.store import workers
 from pulumi_tfjobs.store.files import make_folder
 from pulumi_tfjobs.store.statwork import SIGNATURE_BYTES, Layout, decode, encode, signatures
@@ -40,7 +40,7 @@ MOST_BYTES = 200_000_000
 SETTLED_NS = 2_000_000_000
 UNSETTLED = bytes(SIGNATURE_BYTES)
 
-_MAGIC = f"tfjobs stat cache 1 {sys.byteorder}\n".encode()
+_MAGIC = f"tfjobs stat cache 2 {sys.byteorder}\n".encode()
 _SUFFIX = ".stat"
 _MOST_REMEMBERED = 250_000  # files, of all directories that this process has looked at
 
@@ -65,7 +65,27 @@ class Known:
     coded: int
     digest: str
     identity: str
+    size: int
+    has: Callable[[str], bool]
     make_files: Callable[[], tuple[SourceFile, ...]]
+    _manifests: dict[tuple[str, bool], SourceManifest] = field(default_factory=dict)
+
+    def manifest(self, root: str, *, code: bool) -> SourceManifest:
+        """The same for everybody: what takes long to find of very many files, one of them finds for all."""
+        found = self._manifests.get((root, code))
+        if found is None:
+            found = self._manifests[root, code] = SourceManifest.recalled(
+                root,
+                (lambda: self.files) if code or not self.coded else self._without_code,
+                self.has,
+                digest=self.digest,
+                identity=self.identity if code else self.digest,
+                size=self.size,
+            )
+        return found
+
+    def _without_code(self) -> tuple[SourceFile, ...]:
+        return tuple(file._replace(code="") for file in self.files)
 
     @cached_property
     def files(self) -> tuple[SourceFile, ...]:
@@ -86,7 +106,7 @@ class Known:
                 root_signature(self.root) == self.root_signature
                 and all(_is_folder(path) == folder for path, folder in self.left_out)
                 and all(stays_inside(self.root, link) for link in self.links)
-                and workers.unchanged(self.layout, meanwhile=lambda: self.files)
+                and workers.unchanged(self.layout)
             )
         except (OSError, OverflowError):
             return False
@@ -193,6 +213,7 @@ def _write(known: Known) -> None:
         "coded": known.coded,
         "digest": known.digest,
         "identity": known.identity,
+        "size": known.size,
         "sections": [len(section) for section in sections],
     }
     payload = b"\n".join((json.dumps(about).encode(), b"".join(sections)))
@@ -253,6 +274,8 @@ def _read(about: dict[str, Any], content: bytes, at: int) -> Known:
         coded=int(about["coded"]),
         digest=str(about["digest"]),
         identity=str(about["identity"]),
+        size=int(about["size"]),
+        has=lambda path: b"\0%b\0" % path.encode("utf-8", "replace") in b"\0%b\0" % paths,
         make_files=partial(_source_files, count, paths, digests, codes, sizes, modes),
     )
 

@@ -36,25 +36,29 @@ OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 class Layout:
     """Files by folder. ``folders`` are paths; the names of folder ``i`` are ``names[starts[i]:starts[i + 1]]``.
 
-    ``signatures`` holds SIGNATURE_BYTES a name.
+    ``signatures`` holds SIGNATURE_BYTES a name. ``encoded`` is what all of it was decoded from.
     """
 
-    __slots__ = ("folders", "names", "signatures", "starts")
+    __slots__ = ("encoded", "folders", "names", "signatures", "starts")
 
     def __init__(self, folders: list[Name], starts: list[int], names: list[Name], signatures: bytes) -> None:
         self.folders = folders
         self.starts = starts
         self.names = names
         self.signatures = signatures
+        self.encoded = b""
 
 
 def signatures(infos: Iterable[os.stat_result]) -> bytes:
     """What tells a changed file from the same one. Raises OverflowError for numbers that no usual file system has."""
-    return array("q", chain.from_iterable(map(_FIELDS, infos))).tobytes()
+    # Of a list an array is made at once, of anything else by growing.
+    return array("q", list(chain.from_iterable(map(_FIELDS, infos)))).tobytes()
 
 
 def encode(layout: Layout) -> bytes:
     """The layout as bytes, for a helper or a file."""
+    if layout.encoded:
+        return layout.encoded
     folders = _joined(layout.folders)
     names = _joined(layout.names)
     sizes = array("q", [len(layout.folders), len(layout.names), len(folders), len(names)])
@@ -78,6 +82,7 @@ def decode(content: bytes) -> Layout:
     )
     if (len(found.folders), len(found.names), len(found.signatures)) != (count, named, named * SIGNATURE_BYTES):
         raise ValueError("not a layout")
+    found.encoded = content
     return found
 
 
@@ -190,7 +195,10 @@ def serve(kind: str, layout_handle: int, chunks: list[int]) -> None:
     gc.disable()
     layout = decode(os.pread(layout_handle, os.fstat(layout_handle).st_size, 0))
     answer: list[bytes] = []
+    parent = os.getppid()
     while taken := os.read(0, 1):
+        if os.getppid() != parent:
+            return  # nobody waits for an answer
         first, last = chunks[taken[0]], chunks[taken[0] + 1]
         if kind == "hash":
             answer += (taken, digests(layout, first, last))

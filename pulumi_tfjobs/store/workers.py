@@ -28,17 +28,17 @@ _CHUNKS = 200  # a chunk's number is one byte
 # At the end of the path: what has the name of a module of the standard library must not be taken for it.
 _HELPER = (
     "import sys; sys.path.append(sys.argv[1]); import statwork; "
-    "statwork.serve(sys.argv[2], int(sys.argv[3]), list(map(int, sys.argv[4].split(','))))"
+    "statwork.serve(sys.argv[2], int(sys.argv[3]), list(map(int, sys.argv[4].split(',')))); "
+    "statwork.os._exit(0)"  # else it would take apart first what it has
 )
 
 
-def unchanged(layout: Layout, meanwhile: Callable[[], object] = lambda: None) -> bool:
-    """Whether every file looks as it did. ``meanwhile`` is done while helpers are at work."""
+def unchanged(layout: Layout) -> bool:
+    """Whether every file looks as it did."""
     count = len(layout.names)
     chunks = _even(count)
     same = 0
     with _shared("same", layout, chunks, helpers=count >= LEAST_LOOKS) as work:
-        meanwhile()
         for number in work.take():
             if not statwork.unchanged(layout, chunks[number], chunks[number + 1], _Place().enter):
                 return False
@@ -83,7 +83,7 @@ class _Place:
     def enter(self, folder: str) -> Callable[[str], os.stat_result]:
         self._leave()
         self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return partial(os.stat, dir_fd=self._handle, follow_symlinks=False)
+        return partial(os.lstat, dir_fd=self._handle)
 
     def _leave(self) -> None:
         if self._handle >= 0:

@@ -35,6 +35,7 @@ class RunResult(NamedTuple):
 class ReadResult(NamedTuple):
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    generation: int = 0
 
 
 class FakeEngine(engine_pb2_grpc.EngineServicer):

@@ -12,7 +12,7 @@ from pulumi_tfjobs.plan.record import ChangeRecord, FileRecord, JobResult, Needs
 from pulumi_tfjobs.report import html, markdown
 from pulumi_tfjobs.report.curves import chart, charts_of, read_curves
 from pulumi_tfjobs.report.engine import Diagnostic, Preview, read_preview
-from pulumi_tfjobs.report.model import Job, Metric, Report, build, files_of, is_file
+from pulumi_tfjobs.report.model import Job, Metric, Report, build, duration_of, files_of, is_file
 from pulumi_tfjobs.report.running import project_name
 from tests.helpers.reports import NOW, RECORDED, URN, job, recorded, report
 
@@ -304,3 +304,25 @@ def test_a_project_is_named_by_its_file_also_from_a_folder_below(tmp_path: Path)
     (tmp_path / "Pulumi.yaml").write_text("description: a name: no\nname: 'vision'  # the best\nruntime: yaml\n")
     (tmp_path / "below").mkdir()
     assert project_name(str(tmp_path / "below")) == "vision"
+
+
+def test_a_job_that_cannot_run_is_called_so_and_says_first_what_is_wrong() -> None:
+    said = (
+        "tfjobs:index:TrainingJob resource 'big': property nodeCount value {9} has a problem: "
+        "the job takes 9 slots, and the compute target has 2"
+    )
+    events = {"diagnostics": [{"urn": URN + "big", "message": f"error: {said}\n", "severity": "error"}]}
+    small = job("small", "nothing", launches=False)
+    found = build(read_preview(json.dumps(events)), {small.urn: small}, {}, now=NOW)
+    assert found.jobs[0].errors == ("nodeCount: the job takes 9 slots, and the compute target has 2",)
+    assert found.headline == "The preview failed; none of 1 job trains, 1 is unchanged, 1 cannot run"
+    text = markdown.render(found)
+    assert "| **big** | ⛔ cannot run | ❌ nodeCount: the job takes 9 slots" in text
+    assert "nothing is known" not in text
+
+
+def test_what_was_reused_or_only_updated_took_no_time() -> None:
+    for action, took in {"reused": "–", "updated": "–", "launched": "10 min"}.items():
+        plan = job("mnist", "train" if action == "launched" else "reuse", launches=action == "launched")
+        result = JobResult(urn=plan.urn, action=action, run_id="m", status="succeeded", seconds=600.0)
+        assert duration_of(report(plan, results=(result,)).jobs[0]) == took

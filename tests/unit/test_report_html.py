@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pulumi_tfjobs.plan.record import ChangeRecord, FileRecord, JobResult, Needs
-from pulumi_tfjobs.report.html import diff_lines, render
+from pulumi_tfjobs.report.html import diff_lines, render, tiles
 from tests.helpers.reports import URN, job, recorded, report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -240,3 +240,26 @@ def test_the_sample_in_the_docs_is_what_is_made_today() -> None:
     for name in ("light", "dark", "phone"):
         assert 10_000 < (repo / "docs" / "images" / f"report-{name}.png").stat().st_size < 300_000
     assert URN not in sample
+
+
+def test_sums_of_what_is_partly_known_and_what_a_reused_job_does() -> None:
+    known = {"slots": 1, "seconds": 3600.0, "hours": 1.0, "cost": 2.0, "currency": "EUR"}
+    plans = (job("a", needs=known), job("b", needs={"slots": 1}))
+    values = [(tile.value, tile.label) for tile in tiles(report(*plans))]
+    assert ("≥ 1.00", "slot-hours") in values
+    assert ("1", "of unknown duration") in values
+    assert any(value.startswith("≥ 2") and label == "EUR" for value, label in values)
+    tiny = {**known, "hours": 0.0001, "cost": 0.0001}
+    values = [(tile.value, tile.label) for tile in tiles(report(job("a", needs=tiny), plans[1]))]
+    assert ("< 0.001", "slot-hours") in values
+    change = {
+        "path": "scriptParams.x",
+        "kind": "update",
+        "klass": "retrain",
+        "reason": "r",
+        "before": "1",
+        "after": "2",
+    }
+    page = render(report(job("a", "reuse", launches=False, changes=[change])))
+    assert "trains again" not in page
+    assert "another run" in page

@@ -286,3 +286,11 @@ def test_whatever_the_texts_are_the_comment_is_harmless(
     done = tuple(result.model_copy(update={"urn": plan.urn}) for plan, result in zip(many, results, strict=False))
     found = report(*many, results=done, title=title)
     harmless(found, render(found))
+
+
+def test_many_jobs_that_stay_as_they_are_do_not_hide_the_others() -> None:
+    idle = [job(f"idle-{number}", "nothing", launches=False) for number in range(40)]
+    text = render(report(*idle, job("mnist")))
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| **")] == ["| **mnist**"]
+    assert "40 jobs that stay as they are" in text
+    assert all(f"idle-{number}" in text for number in range(40))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pulumi_tfjobs.errors import InvalidInputs, StoreError
-from pulumi_tfjobs.store import limits, workers
+from pulumi_tfjobs.store import limits, scanning, workers
 from pulumi_tfjobs.store.source import check_out, digest_of, hash_file, scan, snapshot, warnings_of
 from tests.helpers.store_workers import as_nobody, at_once, take_snapshot
 
@@ -204,6 +204,20 @@ def test_too_many_files_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch)
     (problem,) = problems(root)
     assert "has more than 1 files" in problem
     assert ".tfjobsignore" in problem
+
+
+def test_a_folder_of_millions_is_refused_before_each_file_was_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (root / f"sample{number}").touch()
+    looks = []
+    look = scanning._Walk._look
+    monkeypatch.setattr(scanning._Walk, "_look", lambda *args: looks.append(args) or look(*args))
+    monkeypatch.setattr(limits, "MAX_FILES", 10)
+    (problem,) = problems(root)
+    assert "has more than 10 files" in problem
+    assert len(looks) < 20
 
 
 # Inputs: data that is read where it is

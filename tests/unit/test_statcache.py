@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,28 @@ def test_an_unchanged_tree_is_not_even_walked(
         assert (again.digest, again.identity, again.size) == (first.digest, first.identity, first.size)
     assert first.digest == SourceManifest("", first.files).digest
     assert stat.S_IMODE(the_file(cache).stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("cache", "settled")
+@pytest.mark.parametrize("code", [False, True])
+def test_of_an_unchanged_tree_no_object_is_made_for_each_file(
+    root: Path, code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scan(str(root), code=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(statcache, "_source_files", None)
+        statcache.forget()
+        again = scan(str(root), code=code)
+        assert (again.digest, again.identity) == (first.digest, first.identity if code else first.digest)
+        assert again.size == first.size
+        assert again.has("pkg/f1.py")
+        assert not again.has("f1.py")
+        assert not again.has("kg/f1.py")
+        assert not again.has("\udc80")
+        assert scan(str(root), code=code) is again
+    statcache.forget()
+    files = scan(str(root), code=code).files
+    assert files == (first.files if code else tuple(file._replace(code="") for file in first.files))
 
 
 @pytest.mark.usefixtures("cache")
@@ -404,6 +427,25 @@ def test_what_a_helper_leaves_undone_is_done(root: Path, helper: str, monkeypatc
     assert anew(root) == right
     (root / "f0.py").write_text("other content\n")
     assert anew(root).digest != right.digest
+
+
+@pytest.mark.parametrize("parents", ["[7, 7, 7]", "[7, 1]"])
+def test_a_helper_whose_plugin_is_gone_ends(root: Path, tmp_path: Path, parents: str) -> None:
+    layout = statwork.Layout([str(root)], [0, 1], ["f0.py"], statwork.signatures([(root / "f0.py").lstat()]))
+    (tmp_path / "layout").write_bytes(statwork.encode(layout))
+    with (tmp_path / "layout").open("rb") as stream:
+        answer = subprocess.run(
+            [
+                *(sys.executable, "-I", "-S", "-c"),
+                f"import os; os.getppid = iter({parents}).__next__; {workers._HELPER}",
+                *(os.path.dirname(statwork.__file__), "same", str(stream.fileno()), "0,1"),
+            ],
+            input=b"\0",
+            stdout=subprocess.PIPE,
+            pass_fds=(stream.fileno(),),
+            check=True,
+        ).stdout
+    assert answer == (b"\0" if "1" not in parents else b"")
 
 
 # Code
