@@ -10,17 +10,9 @@ from pulumi_tfjobs.lifecycle.checking import SOURCE_PROPERTY, check, source_prop
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, ReadResult, RunResult
 from pulumi_tfjobs.lifecycle.ensuring import ensure
 from pulumi_tfjobs.lifecycle.outputs import outputs_of
-from pulumi_tfjobs.lifecycle.planning import (
-    Current,
-    Planned,
-    describe,
-    own,
-    plan_job,
-    reused_outputs,
-    settle,
-    unchanged,
-)
+from pulumi_tfjobs.lifecycle.planning import Current, Planned, own, settle
 from pulumi_tfjobs.lifecycle.reading import delete, read
+from pulumi_tfjobs.lifecycle.telling import describe, reused_outputs, unchanged
 
 __all__ = [
     "SOURCE_PROPERTY",
@@ -36,7 +28,6 @@ __all__ = [
     "ensure",
     "outputs_of",
     "own",
-    "plan_job",
     "read",
     "reused_outputs",
     "settle",

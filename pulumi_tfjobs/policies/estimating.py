@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.errors import TfJobsError
-from pulumi_tfjobs.lifecycle.planning import duration_of, peek
+from pulumi_tfjobs.lifecycle.planning import peek
+from pulumi_tfjobs.lifecycle.telling import duration_of
 from pulumi_tfjobs.plan.deciding import Known, fate
 from pulumi_tfjobs.plan.describing import span
 from pulumi_tfjobs.policies.reading import Job

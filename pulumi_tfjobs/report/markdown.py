@@ -277,7 +277,7 @@ def _plan(job: Job) -> Iterator[_Part]:
     lines = [
         f"- {inline(text, _TEXT)}"
         for text in (
-            plan.needs.replicas + (f" on {plan.target}" if plan.target else ""),
+            plan.needs.replicas + (f", target {plan.target}" if plan.target else ""),
             software,
             describing.cost_text(plan),
             f"run {plan.run_id}" if plan.run_id else "",

@@ -335,6 +335,8 @@ def _happened(jobs: Sequence[Job]) -> str:
 
 
 def _better(tag: str, old: float | str | None, new: float | str | None) -> bool | None:
+    if isinstance(old, float | int) and isinstance(new, str):
+        return False if new.lower() == "nan" else None  # whatever it measures, there is nothing left of it
     if isinstance(old, str) or isinstance(new, str) or old is None or new is None or old == new:
         return None
     last = tag.lower().rpartition("/")[2]

@@ -9,6 +9,7 @@ from pulumi_tfjobs.errors import InputProblem, InvalidInputs
 from pulumi_tfjobs.spec.model import SourceManifest
 
 MAX_FILES = 100_000
+MAX_DEPTH = 200  # folders in one another
 WARN_BYTES = 1 << 30
 MAX_BYTES = 10 << 30
 SHOWN_PROBLEMS = 20

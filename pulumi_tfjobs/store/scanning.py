@@ -197,6 +197,14 @@ class _Walk:
     # Walking
 
     def _visit(self, folder: str, prefix: str, rules: tuple[_Rules, ...], chosen: str | None) -> None:
+        if prefix.count("/") > limits.MAX_DEPTH:
+            self._problems.add(
+                "folders too deep",
+                f"{prefix[:60]}… is more than {limits.MAX_DEPTH} folders deep",
+                f"at most {limits.MAX_DEPTH} folders in one another",
+                "remove it (something likely copied a folder into itself), or list it in .tfjobsignore",
+            )
+            return
         own = chosen if not prefix or chosen == ".gitignore" else None
         if own is not None:
             rules = self._with_own(rules, os.path.join(folder, own), prefix)

@@ -741,25 +741,6 @@ async def test_an_option_of_the_target_that_is_not_known_hides_no_other(job: Job
     assert "kept" in describing.cost_text(said)
 
 
-# `tfjobs plan`
-
-
-def test_a_job_is_planned_from_its_inputs(job: Job, home: Path) -> None:
-    said = lifecycle.plan_job(job.inputs, name="mnist", directory=str(job.directory), urn=URN)
-    assert (said.klass, said.job, said.urn, said.run_id) == ("train", "mnist", URN, job.check().run_id)
-    assert not home.exists()
-    with pytest.raises(InvalidInputs):
-        lifecycle.plan_job({}, name="mnist", directory=str(job.directory))
-
-
-def test_a_job_whose_inputs_are_not_all_known_says_so(job: Job) -> None:
-    said = lifecycle.plan_job(
-        job.inputs, name="mnist", directory=str(job.directory), unknown=frozenset({"scriptParams"})
-    )
-    assert (said.klass, said.launches, said.run_id, said.digest) == ("unknown", None, "", "")
-    assert said.unknown == ("scriptParams",)
-
-
 def test_one_reader_serves_a_process(home: Path) -> None:
     assert planning.peek("default") is planning.peek("default")
     assert planning.peek("other") is not planning.peek("default")

@@ -157,12 +157,13 @@ def test_damaged_steps_and_torn_lines_are_passed_over() -> None:
         ("steps_per_second", 1, 2, None),
         ("accuracy_loss", 1, 2, None),
         ("accuracy", "NaN", 0.9, None),
+        ("loss", 0.5, "nan", False),
         ("accuracy", None, 0.9, None),
         ("accuracy", 0.9, 0.9, None),
     ],
 )
 def test_only_of_accuracies_and_losses_it_is_said_what_is_better(
-    tag: str, old: float | str | None, new: float, better: bool | None
+    tag: str, old: float | str | None, new: float | str, better: bool | None
 ) -> None:
     replaces = RunRecord(run_id="a", status="succeeded", metrics={} if old is None else {tag: old})
     result = JobResult(urn=URN + "mnist", action="launched", run_id="b", status="succeeded", metrics={tag: new})

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,20 @@ def test_too_many_files_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch)
     (problem,) = problems(root)
     assert "has more than 1 files" in problem
     assert ".tfjobsignore" in problem
+
+
+def test_folders_without_end_are_refused(root: Path) -> None:
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(1_200):  # their path is too long to be named at once
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    (problem,) = problems(root)
+    assert "is more than 200 folders deep" in problem
+    assert ".tfjobsignore" in problem
+    subprocess.run(["rm", "-rf", root / "d"], check=True)  # too deep for pytest
 
 
 def test_a_folder_of_millions_is_refused_before_each_file_was_looked_at(
