@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 
 from pulumi_tfjobs.errors import TfJobsError
+from pulumi_tfjobs.provider.comparing import OUTPUTS
 from pulumi_tfjobs.provider.protos import import_pulumi, provider_pb2
-from pulumi_tfjobs.provider.training_job import OUTPUTS
 
 TYPE = "tfjobs:index:TensorFlow"
 

@@ -11,8 +11,8 @@ import pytest
 
 from pulumi_tfjobs.errors import EnvironmentBuildFailed, InputProblem, RunNotFound, TargetUnavailable
 from pulumi_tfjobs.provider import training_job, wire
+from pulumi_tfjobs.provider.comparing import OUTPUTS
 from pulumi_tfjobs.provider.protos import plugin_pb2, provider_pb2
-from pulumi_tfjobs.provider.training_job import OUTPUTS
 from pulumi_tfjobs.provider.wire import UNKNOWN, OutputValue, Secret
 from tests.provider.conftest import INPUTS, URN, Plugin, init_failure
 from tests.provider.fakes import DEADLINE, FakeChange

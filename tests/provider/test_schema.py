@@ -5,9 +5,9 @@ import json
 
 import pulumi_tfjobs
 from pulumi_tfjobs.provider import schema
+from pulumi_tfjobs.provider.comparing import OUTPUTS
 from pulumi_tfjobs.provider.protos import provider_pb2
 from pulumi_tfjobs.provider.servicer import version
-from pulumi_tfjobs.provider.training_job import OUTPUTS
 from pulumi_tfjobs.spec.args import KEYS, REQUIRED
 from tests.provider.conftest import Plugin
 
