@@ -67,6 +67,13 @@ class IgnoreRules:
                 return pattern.ignores
         return None
 
+    def of_file_names(self) -> Callable[[str], object]:
+        """What is true for the names of files that are ignored: for rules that ask for nothing else of files, and take
+        nothing back."""
+        assert self._any[False, False] is None
+        assert all(pattern.ignores for pattern in self._patterns)
+        return self._any[True, False] or (lambda _: None)
+
 
 def _any_of(expressions: Iterable[str]) -> Callable[[str], re.Match[str] | None] | None:
     alternatives = "|".join(expressions)

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from itertools import accumulate
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from pulumi_tfjobs.errors import InputProblem, InvalidInputs
@@ -41,6 +41,7 @@ ALWAYS_IGNORED = (
 _RULES = canonical_digest([1, IGNORE_FILES, ALWAYS_IGNORED])
 
 _always = IgnoreRules(ALWAYS_IGNORED)
+_never = _always.of_file_names()
 
 
 class _Rules(NamedTuple):
@@ -153,7 +154,7 @@ class _Walk:
             at=[at for _, at, _ in files],
             coded=_code_version() if self._code else 0,
             digest=plain.digest,
-            identity=plain.identity,
+            identity=plain.identity if self._code else plain.digest,  # the same, and takes long for very many files
             size=plain.size,
             has=lambda path: any(file.path == path for file in ordered),
             make_files=lambda: ordered,
@@ -210,7 +211,7 @@ class _Walk:
             rules = self._with_own(rules, os.path.join(folder, own), prefix)
         try:
             with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = sorted(found, key=_NAME)
         except OSError as error:
             self._problems.add(
                 "folders that cannot be listed",
@@ -220,7 +221,8 @@ class _Walk:
             )
             return
         inside = []
-        before = len(self._names)
+        names = self._names
+        before = len(names)
         for entry in entries:
             name = entry.name
             if name == ".git":
@@ -230,12 +232,13 @@ class _Walk:
             if name in IGNORE_FILES:
                 # They say what belongs to the source, and are no part of it: a comment retrains nothing.
                 self._lasting = self._lasting and not entry.is_symlink()
-                self._look(entry, relative)
+                self._note(entry, relative)
                 continue
-            if _ignored(relative, name, is_folder, rules):
+            # Without ignore files, what is said of files is said of their names.
+            if _never(name) if not rules and not is_folder else _ignored(relative, name, is_folder, rules):
                 self._left_out.append((entry.path, is_folder))
                 continue
-            if not name.isascii() and not _is_utf8(name):
+            if not (name.isascii() or _is_utf8(name)):
                 self._problems.add(
                     "names that are not UTF-8",
                     f"the name {printable(relative)} is not UTF-8",
@@ -243,32 +246,36 @@ class _Walk:
                     "rename it, or let .tfjobsignore leave it out",
                 )
                 continue
-            info = self._look(entry, relative)
-            if info is None:
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                self._unreadable(relative, error)
                 continue
+            names.append(name)
+            self._infos.append(info)
             if is_folder:
                 inside.append((entry.path, relative + "/"))
-            elif self._is_fit(entry, relative, info):
-                self._entries.append(_Entry(relative, len(self._names) - 1, info))
+            elif stat.S_ISREG(info.st_mode) or self._is_fit(entry, relative, info):
+                self._entries.append(_Entry(relative, len(names) - 1, info))
                 self._bytes += info.st_size
                 if len(self._entries) > limits.MAX_FILES:
                     return  # refused: a folder of millions need not be looked at to its end
         self._folders.append(folder)
-        self._counts.append(len(self._names) - before)
+        self._counts.append(len(names) - before)
         for path, relative in inside:
             if len(self._entries) > limits.MAX_FILES:
                 return
             self._visit(path, relative, rules, chosen)
 
-    def _look(self, entry: os.DirEntry[str], relative: str) -> os.stat_result | None:
+    def _note(self, entry: os.DirEntry[str], relative: str) -> None:
+        """Take down how it looks, as of what belongs to the source: it is asked about with the rest."""
         try:
             info = entry.stat(follow_symlinks=False)
         except OSError as error:
             self._unreadable(relative, error)
-            return None
-        self._names.append(entry.name)
-        self._infos.append(info)
-        return info
+        else:
+            self._names.append(entry.name)
+            self._infos.append(info)
 
     def _with_own(self, rules: tuple[_Rules, ...], path: str, prefix: str) -> tuple[_Rules, ...]:
         if not os.path.isfile(path):
@@ -286,8 +293,7 @@ class _Walk:
             return rules
 
     def _is_fit(self, entry: os.DirEntry[str], relative: str, info: os.stat_result) -> bool:
-        if stat.S_ISREG(info.st_mode):
-            return True
+        """Whether what is no regular file is a link that may be part of the source."""
         if not stat.S_ISLNK(info.st_mode):
             self._problems.add(
                 "devices, sockets and pipes",
@@ -332,8 +338,10 @@ class _Walk:
     # Hashing
 
     def _files(self, every: bytes, before: Known | None) -> list[tuple[str, int, SourceFile]]:
-        known = before.by_path() if before is not None else {}
-        coded = before is not None and self._code and before.coded == _code_version()
+        if before is None:
+            return self._described_all(self._entries, every)
+        known = before.by_path()
+        coded = self._code and before.coded == _code_version()
         found: list[tuple[str, int, SourceFile]] = []
         new: list[_Entry] = []
         for entry in self._entries:
@@ -349,10 +357,20 @@ class _Walk:
                 file = file._replace(code="")
             if file is not None:
                 found.append((entry.path, entry.at, file))
-        for entry, digest in zip(new, self._digests(new, every), strict=True):
+        return found + self._described_all(new, every)
+
+    def _described_all(self, entries: list[_Entry], every: bytes) -> list[tuple[str, int, SourceFile]]:
+        found = []
+        plain = not self._code
+        for entry, digest in zip(entries, self._digests(entries, every), strict=True):
+            path, at, info = entry
+            mode = info.st_mode
+            if plain and digest is not None and stat.S_ISREG(mode):  # the usual, without a call for each
+                found.append((path, at, SourceFile(path, digest.hex(), info.st_size, "x" if mode & 0o100 else "")))
+                continue
             file = self._described(entry, digest)
             if file is not None:
-                found.append((entry.path, entry.at, file))
+                found.append((path, at, file))
         return found
 
     def _digests(self, entries: list[_Entry], every: bytes) -> list[bytes | None]:
@@ -403,6 +421,7 @@ class _Walk:
 
 
 _UNKNOWN = (b"", None)
+_NAME = attrgetter("name")
 
 
 def _ignored(relative: str, name: str, is_folder: bool, rules: tuple[_Rules, ...]) -> bool:
