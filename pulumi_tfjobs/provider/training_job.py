@@ -85,11 +85,12 @@ class TrainingJobs(Comparing):
         """Make the run exist and wait for it; in a preview, say what would be."""
         properties = wire.decode(request.properties)
         spec = await self._spec(request.urn, properties)
-        planned = await self._to_create(spec, request.urn, properties)
         if request.preview:
+            planned = await self._to_create(spec, request.urn, properties)
             outputs = await self._preview(planned, request.urn, properties)
             return provider_pb2.CreateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
-        await self._tell(planned, request.urn)
+        if self._is_told(spec):
+            await self._tell(await self._to_create(spec, request.urn, properties), request.urn)
         result, encoded = await self._ensure(
             spec, request.urn, properties, request.timeout, referrer=request.urn, new=True
         )
@@ -104,8 +105,8 @@ class TrainingJobs(Comparing):
         old = wire.decode(request.olds)
         current = current_of(request.id, wire.split(old).plain)
         spec = await self._lifecycle.own(await self._spec(request.urn, properties), request.urn, current)
-        planned = await self._to_update(spec, request.urn, properties, current)
         if request.preview:
+            planned = await self._to_update(spec, request.urn, properties, current)
             # Of a run that had not ended when the state was written, more may be known after the update.
             ended = current.status in UNSUCCESSFUL or current.status == "succeeded"
             stays = planned.decision.klass in {"nothing", "metadata"} and ended
@@ -114,7 +115,8 @@ class TrainingJobs(Comparing):
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs))
         if old.get("digest") not in (None, None if spec.unknown else spec.digest):
             # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
-            await self._tell(planned, request.urn)
+            if self._is_told(spec):
+                await self._tell(await self._to_update(spec, request.urn, properties, current), request.urn)
             found = await self._lifecycle.read(request.id)
             if self._plans.wanted:
                 self._plans.result(
@@ -122,7 +124,8 @@ class TrainingJobs(Comparing):
                 )
             outputs = {**(found.outputs if found is not None else old), **properties, **_kept(old)}
             return provider_pb2.UpdateResponse(properties=wire.encode(outputs, nonfinite_as_text=True))
-        await self._tell(planned, request.urn)
+        if self._is_told(spec):
+            await self._tell(await self._to_update(spec, request.urn, properties, current), request.urn)
         referrer = _kept(old).get(REFERRER, request.urn)
         self._current[request.urn] = request.id
         result, encoded = await self._ensure(
@@ -157,6 +160,10 @@ class TrainingJobs(Comparing):
                 self._plans.others(spec, urn)
                 return planned._replace(spec=spec)
         return self._plans.shared(planned, urn)
+
+    def _is_told(self, spec: JobSpec) -> bool:
+        """Whether anybody hears of the plan in an update: else nobody asks the store what it is, which others write."""
+        return self._plans.wanted or bool(spec.warnings)
 
     async def _tell(self, planned: Planned, urn: str) -> None:
         """Before an update does something with a job: what is likely wrong, and the plan for whoever asked for it."""

@@ -12,6 +12,7 @@ Horovod         0.28.1, where the job is a Horovod job or names horovod itself
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -87,6 +88,12 @@ def framework_text(environment: EnvironmentSpec) -> str:
 
 def resolve(wanted: Software) -> Resolved:
     """The software that a job gets."""
+    found = _resolved(wanted)
+    return found._replace(problems=[*found.problems], warnings=[*found.warnings])
+
+
+@lru_cache(maxsize=256)  # the jobs of a program mostly want the same
+def _resolved(wanted: Software) -> Resolved:
     problems: list[InputProblem] = []
     named = _parse(wanted.packages, problems)
     own_horovod = [item for item in named if item.name == "horovod"]
