@@ -17,8 +17,8 @@ from tests.helpers.processes import end_all, wait_until_gone
 LEFTOVER_SECONDS = 15.0
 
 # A build tries the same cases each time; a developer's run tries others, and shows how to repeat one that fails.
-settings.register_profile("ci", derandomize=True)
-settings.register_profile("here", print_blob=True)
+settings.register_profile("ci", derandomize=True, deadline=None)  # a busy machine is no failure
+settings.register_profile("here", print_blob=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
