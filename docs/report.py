@@ -1,6 +1,7 @@
 """Makes the sample report: docs/sample-report.html and its pictures in docs/images/.
 
-    python docs/report.py            the page and the pictures, from the files in tests/unit/recorded/
+    python docs/report.py            the page and the pictures, from the files in tests/unit/recorded/; it is an error
+                                     where the page is too wide for a phone
     python docs/report.py record     those files anew, from a preview and an update with the real engine
 
 Eight small jobs are trained (a perceptron, in plain Python); then their program is edited in as many ways.
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +238,55 @@ def page(name: str) -> str:
     return html.render(model.build(found.preview, found.plans, found.results, now=NOW, title="Clouds of points"))
 
 
+def _chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        raise SystemExit("there is no Chromium on PATH. To fix: install the package chromium")
+    return found
+
+
+def widths(pages: Sequence[str]) -> list[int]:
+    """How wide the content of each page is on a phone of 390 px, in headless Chromium."""
+    frames = "".join(f'<iframe srcdoc="{escape(text)}" style="width:390px;height:800px"></iframe>' for text in pages)
+    script = (
+        "onload = () => { document.title = [...document.querySelectorAll('iframe')]"
+        ".map(frame => frame.contentDocument.documentElement.scrollWidth).join() }"
+    )
+    with tempfile.TemporaryDirectory(prefix="tfjobs-widths-") as profile:
+        shown = Path(profile, "phone.html")
+        shown.write_text(f"<title></title>{frames}<script>{script}</script>", encoding="utf-8")
+        argv = [_chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        argv += [f"--user-data-dir={profile}", "--virtual-time-budget=5000", shown.as_uri()]
+        out = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
+    return [int(width) for width in re.findall(r"<title>(.*?)</title>", out)[0].split(",")]
+
+
+def _wide_page() -> str:
+    """A page on which everything has a name that is too long."""
+    from pulumi_tfjobs.plan.record import ChangeRecord, FileRecord, JobPlan, Needs
+    from pulumi_tfjobs.report import html, model
+    from pulumi_tfjobs.report.engine import Preview
+
+    wide = "x" * 400
+    plan = JobPlan(
+        urn=f"urn:pulumi:dev::project::tfjobs:index:TrainingJob::{wide}",
+        name=wide,
+        job="wide",
+        klass="retrain",
+        launches=True,
+        reason=wide,
+        run_id=wide,
+        changes=(ChangeRecord(path=wide, kind="update", klass="retrain", reason="", before=wide, after=wide),),
+        files=(FileRecord(path=wide, kind="update", diff=f"+{wide}"),),
+        hostfile=wide,
+        needs=Needs(replicas=wide, slots=1),
+        warnings=(wide,),
+    )
+    return html.render(model.build(Preview(), {plan.urn: plan}, {}, now=NOW, title=wide))
+
+
 def picture(html: Path, name: str, size: tuple[int, int], *, dark: bool = False) -> None:
     """A picture of the page in headless Chromium."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        raise SystemExit("there is no Chromium on PATH. To fix: install the package chromium")
     with tempfile.TemporaryDirectory(prefix="tfjobs-picture-") as profile:
         shown = html
         width, height = size
@@ -248,7 +295,7 @@ def picture(html: Path, name: str, size: tuple[int, int], *, dark: bool = False)
             style = f"border:0;display:block;width:{width}px;height:{height}px"
             shown.write_text(f'<body style="margin:0"><iframe style="{style}" src="{html.as_uri()}"></iframe>')
         argv = [
-            chromium,
+            _chromium(),
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
@@ -278,6 +325,9 @@ def main() -> int:
         record()
     sample = REPO / "docs" / "sample-report.html"
     sample.write_text(page("up"), encoding="utf-8")
+    found = widths([sample.read_text("utf-8"), _wide_page()])
+    if max(found) > 390:
+        raise SystemExit(f"on a phone of 390 px the page is wider than that: {found}. To fix: templates/report.css")
     IMAGES.mkdir(exist_ok=True)
     picture(sample, "report-light", (1200, 1500))
     picture(sample, "report-dark", (1200, 1500), dark=True)

@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 
+from pulumi_tfjobs import policies as pack
 from tests.engine.harness import Project
 from tests.engine.running import Result
-
-pytest.importorskip("pulumi_policy", reason="the policy SDK is the extra `policy`")
-
-from pulumi_tfjobs import policies as pack
 
 FOLDER = os.path.dirname(pack.__file__)
 SECRET = "correct-" + "horse-battery"

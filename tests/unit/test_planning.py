@@ -594,7 +594,6 @@ def told(said: JobPlan) -> dict[str, tuple[Any, ...]]:
 
 
 async def test_lines_of_each_file_are_counted(job: Job) -> None:
-    pytest.importorskip("pulumi_tfjobs.spec.pycode")
     put(job.source / "train.py", "import os\nprint(1)\nprint(2)\n")
     put(job.source / "Makefile", "all:\n\ttrue\n")
     put(job.source / "gone.txt", "a\nb\n")
@@ -629,7 +628,6 @@ async def test_lines_of_each_file_are_counted(job: Job) -> None:
     ],
 )
 async def test_what_only_people_read_is_said_to_be_that(job: Job, after: str, note: str) -> None:
-    pytest.importorskip("pulumi_tfjobs.spec.pycode")
     put(job.source / "train.py", "x = 1\nprint(x)\n")
     said = await changed_files(job, lambda source: put(source / "train.py", after))
     assert said.klass == "retrain"  # the content counts, unless sourceDigest says otherwise
@@ -638,7 +636,6 @@ async def test_what_only_people_read_is_said_to_be_that(job: Job, after: str, no
 
 
 async def test_a_mode_alone_is_said_to_be_that(job: Job) -> None:
-    pytest.importorskip("pulumi_tfjobs.spec.pycode")
     said = await changed_files(job, lambda source: (source / "train.py").chmod(0o755))
     assert told(said) == {"train.py": ("update", None, None, "mode only")}
 

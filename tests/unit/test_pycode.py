@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import shutil
 import subprocess
 import tokenize
 from pathlib import Path
@@ -178,7 +177,6 @@ def test_what_kind_of_change_it_was_is_said() -> None:
     assert compare(b"a\n", b"a\n", "x") == (0, 0, "", "")
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="compares with git itself")
 def test_lines_are_counted_as_git_does_and_the_diff_applies(tmp_path: Path) -> None:
     dice = random.Random(7)
     for _ in range(60):

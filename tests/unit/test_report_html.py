@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +15,6 @@ from tests.helpers.reports import URN, job, recorded, report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 PARTS = {"circle", "line", "polyline"}  # of a drawing, closed in their own tag
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e'
 
 
@@ -197,40 +193,6 @@ def test_the_contrast_of_texts_is_enough_in_light_and_dark(block: int) -> None:
     for text, under in pairs:
         light, dark = sorted((_luminance(colours[text]), _luminance(colours[under])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, under)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH")
-def test_nothing_is_wider_than_a_phone(tmp_path: Path) -> None:
-    wide = "x" * 400
-    plan = job(
-        name=wide,
-        reason=wide,
-        run_id=wide,
-        changes=(ChangeRecord(path=wide, kind="update", klass="retrain", reason="", before=wide, after=wide),),
-        files=(FileRecord(path=wide, kind="update", diff=f"+{wide}"),),
-        hostfile=wide,
-        needs=Needs(replicas=wide, slots=1),
-        warnings=(wide,),
-    )
-    # Each page in a frame as wide as a phone; its document tells how wide its content is.
-    pages = [escape(render(found)) for found in (recorded("up"), report(plan, title=wide))]
-    frames = "".join(f'<iframe srcdoc="{text}" style="width:390px;height:800px"></iframe>' for text in pages)
-    script = (
-        "onload = () => { document.title = [...document.querySelectorAll('iframe')]"
-        ".map(frame => frame.contentDocument.documentElement.scrollWidth).join() }"
-    )
-    (tmp_path / "phone.html").write_text(f"<title></title>{frames}<script>{script}</script>", encoding="utf-8")
-    assert CHROMIUM is not None
-    argv = [
-        CHROMIUM,
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"),
-        (tmp_path / "phone.html").as_uri(),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
-    widths = re.findall(r"<title>(.*?)</title>", done.stdout)
-    assert widths[0], done.stderr
-    assert all(int(width) <= 390 for width in widths[0].split(",")), widths
 
 
 def test_the_sample_in_the_docs_is_what_is_made_today() -> None:
