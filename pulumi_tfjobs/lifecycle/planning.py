@@ -87,7 +87,7 @@ def own_run(
         references = store.references(run.run_id)
         # A reference that a later one has taken the place of is only not dropped yet.
         mine = references == [urn] and not store.refers_later(run.run_id, urn)
-        if mine or (not references and run.status in phases.TERMINAL - {phases.SUCCEEDED}):
+        if mine or (not references and run.status in phases.UNSUCCESSFUL):
             return found
     raise StoreError(
         f"{spec.name} has {_MOST_GENERATIONS} runs of the same content; say `rerun` to get another content"

@@ -12,7 +12,6 @@ from pulumi_tfjobs.spec import state as phases
 Fate = Literal["launch", "attempt", "attach", "reuse"]
 """What becomes of a run that is to exist: a first launch, a further attempt, waiting, or taking its results."""
 
-UNSUCCESSFUL = phases.TERMINAL - {phases.SUCCEEDED}
 _STARTED = phases.TERMINAL | {phases.RUNNING, phases.RESTARTING, phases.STOPPING}
 _ENDED = {
     phases.FAILED: "failed",
@@ -52,14 +51,14 @@ def fate(known: Known | None) -> Fate:
         return "launch"
     if known.phase == phases.SUCCEEDED:
         return "reuse"
-    return "attempt" if known.phase in UNSUCCESSFUL else "attach"
+    return "attempt" if known.phase in phases.UNSUCCESSFUL else "attach"
 
 
 def unfinished(status: Any, wait_for: Any) -> bool:
     """Whether a run of this status is not (or no longer) what a job with this ``waitFor`` asks for."""
     if not isinstance(status, str):
         return False
-    if status in UNSUCCESSFUL:
+    if status in phases.UNSUCCESSFUL:
         return True
     if wait_for == "submitted":
         return status == phases.PENDING  # reserved, and then it could not be launched

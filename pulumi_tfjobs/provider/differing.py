@@ -6,14 +6,12 @@ from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from pulumi_tfjobs.provider.protos import provider_pb2
-from pulumi_tfjobs.spec import state as phases
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.plan import Decision
 
 # What never changes as long as a resource is updated in place.
 STABLE = ("runId", "digest")
-UNSUCCESSFUL = phases.TERMINAL - {phases.SUCCEEDED}
 
 _KINDS = {
     ("add", False): provider_pb2.PropertyDiff.ADD,

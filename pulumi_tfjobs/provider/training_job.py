@@ -16,7 +16,6 @@ from pulumi_tfjobs.errors import TfJobsError
 from pulumi_tfjobs.provider import wire
 from pulumi_tfjobs.provider.asking import Differ, Lifecycle
 from pulumi_tfjobs.provider.comparing import OUTPUTS, Comparing
-from pulumi_tfjobs.provider.differing import UNSUCCESSFUL
 from pulumi_tfjobs.provider.engine_log import EngineLog, Row
 from pulumi_tfjobs.provider.faults import InitFailed
 from pulumi_tfjobs.provider.planned import GENERATION, Plans, current_of, result_of
@@ -24,6 +23,7 @@ from pulumi_tfjobs.provider.protos import provider_pb2
 from pulumi_tfjobs.provider.urns import resource_name
 from pulumi_tfjobs.provider.waiting import until_cancelled
 from pulumi_tfjobs.provider.wire import UNKNOWN
+from pulumi_tfjobs.spec import state as phases
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.lifecycle import Planned, ProgressCallback, RunResult
@@ -108,7 +108,7 @@ class TrainingJobs(Comparing):
         if request.preview:
             planned = await self._to_update(spec, request.urn, properties, current)
             # Of a run that had not ended when the state was written, more may be known after the update.
-            ended = current.status in UNSUCCESSFUL or current.status == "succeeded"
+            ended = current.status in phases.TERMINAL
             stays = planned.decision.klass in {"nothing", "metadata"} and ended
             known = {key: old[key] for key in OUTPUTS if key in old} if stays else {}
             outputs = await self._preview(planned, request.urn, properties, known)
@@ -223,7 +223,7 @@ class TrainingJobs(Comparing):
                 await self._log.info(request.urn, f"{request.id} is gone: its store knows no such run any more")
             return provider_pb2.ReadResponse()
         status = found.outputs.get("status")
-        if before not in (None, status) and status in UNSUCCESSFUL:
+        if before not in (None, status) and status in phases.UNSUCCESSFUL:
             await self._log.info(request.urn, f"{found.outputs.get('runId')}: {status}: {found.outputs.get('reason')}")
         known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs

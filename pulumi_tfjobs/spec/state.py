@@ -23,6 +23,7 @@ TIMED_OUT = "timed_out"
 INTERRUPTED = "interrupted"  # the supervisor is gone and nobody recorded an end
 
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, INTERRUPTED})
+UNSUCCESSFUL = TERMINAL - {SUCCEEDED}
 
 
 class ReplicaState(NamedTuple):
