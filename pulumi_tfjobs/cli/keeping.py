@@ -81,7 +81,7 @@ def gc(
         raise typer.Exit(USAGE if not is_interactive() else BAD)
     gone = wait_for(collecting.collect(opened, collection))
     gone += [(item.path, item.size) for item in unused if item.remove()]
-    from pulumi_tfjobs.cli.texts import size_text
+    from pulumi_tfjobs.store.limits import size_text
 
     say(f"removed {len(gone)} of {count}, freed {size_text(sum(size for _, size in gone))}")
 
@@ -108,7 +108,7 @@ def _rules(
 
 def _show(collection: Collection, unused: list[Unused]) -> None:
     from pulumi_tfjobs.cli.table import Table
-    from pulumi_tfjobs.cli.texts import size_text
+    from pulumi_tfjobs.store.limits import size_text
 
     total = collection.freed + sum(item.size for item in unused)
     rows = [(entry.run.run_id, entry.run.status, entry.why, size_text(entry.size)) for entry in collection.runs]

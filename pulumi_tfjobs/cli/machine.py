@@ -166,8 +166,8 @@ def _training() -> Check:
 
 
 def _cache() -> Check:
-    from pulumi_tfjobs.cli.texts import size_text
     from pulumi_tfjobs.environments.cache import CACHE_VARIABLE, cache_root
+    from pulumi_tfjobs.store.limits import size_text
 
     root = str(cache_root())
     place = root

@@ -40,7 +40,7 @@ def _folder(store: RunStore) -> Check:
 
 
 def _space(store: RunStore) -> Check:
-    from pulumi_tfjobs.cli.texts import size_text
+    from pulumi_tfjobs.store.limits import size_text
 
     usage = shutil.disk_usage(_nearest_folder(store.root))
     found = f"{size_text(usage.free)} free of {size_text(usage.total)}"

@@ -15,7 +15,6 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _AGE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE_NAMES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 # Everything that moves the cursor or changes the terminal, but for colours.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-ln-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-Z\\^-~]")
@@ -95,15 +94,6 @@ def age_text(seconds: float) -> str:
         if whole < limit:
             return f"{whole // size}{unit}"
     return f"{whole // 86400}d"
-
-
-def size_text(count: float) -> str:
-    """``512 B``, ``1.4 GiB``."""
-    power = 0
-    while count >= 1024 and power < len(_SIZE_NAMES) - 1:
-        count /= 1024
-        power += 1
-    return f"{count:.0f} B" if power == 0 else f"{count:.1f} {_SIZE_NAMES[power]}"
 
 
 def iso(seconds: float | None) -> str | None:

@@ -12,6 +12,7 @@ MAX_FILES = 100_000
 MAX_DEPTH = 200  # folders in one another
 WARN_BYTES = 1 << 30
 MAX_BYTES = 10 << 30
+_SIZE_NAMES = ("B", "KiB", "MiB", "GiB", "TiB")
 SHOWN_PROBLEMS = 20
 
 
@@ -54,10 +55,10 @@ def largest_of(sizes: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{path} ({size_text(size)})" for path, size in largest)
 
 
-def size_text(size: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+def size_text(count: float) -> str:
+    """``512 B``, ``1.4 GiB``."""
+    power = 0
+    while count >= 1024 and power < len(_SIZE_NAMES) - 1:
+        count /= 1024
+        power += 1
+    return f"{count:.0f} B" if power == 0 else f"{count:.1f} {_SIZE_NAMES[power]}"
