@@ -45,13 +45,13 @@ def check(
     source = _scan_source(plain.get("sourceDirectory"), directory, problems, code=code)
     data = _digest_inputs(plain.get("inputs"), directory, problems)
     vague = _unknown_options(unknown)
-    target, target_problems = _check_target(plain.get("computeTarget"), vague)
+    target, target_problems = _check_target(plain.get("computeTarget"), vague, directory)
     problems.extend(target_problems)
     spec: JobSpec | None = None
     if args is not None:
         ref = TargetRef("local", {}, vague)
         if target is not None:
-            ref = TargetRef(target.kind, _shown_options(target.options, secret), vague)
+            ref = TargetRef(target.kind, _shown_options(target.options, secret), vague, target.credentials)
         capabilities = target.capabilities() if target is not None else _UNKNOWN_TARGET
         spec, more = build_spec(
             args,
@@ -64,6 +64,10 @@ def check(
             secret=secret,
         )
         problems.extend(more)
+        if spec is not None and target is not None:
+            if target.image:
+                spec = replace(spec, environment=replace(spec.environment, image=target.image))
+            problems.extend(target.check(spec))
     if problems or spec is None:
         raise InvalidInputs(sorted(set(problems)))
     return replace(spec, warnings=(*spec.warnings, *warnings_of(spec.source)))
@@ -120,7 +124,7 @@ def _shown_options(options: Mapping[str, Any], secret: frozenset[str]) -> dict[s
     return {name: hidden[name] if name in secrets else value for name, value in options.items()}
 
 
-def _check_target(value: Any, vague: frozenset[str]) -> tuple[Target | None, list[InputProblem]]:
+def _check_target(value: Any, vague: frozenset[str], directory: str) -> tuple[Target | None, list[InputProblem]]:
     if "kind" in vague:
         return None, []
     if value is None:
@@ -143,6 +147,10 @@ def _check_target(value: Any, vague: frozenset[str]) -> tuple[Target | None, lis
                 f"write kind: {near}" if near else "choose one of these, or install the package that brings it",
             )
         ]
+    for option in cls.paths:
+        path = given.get(option)
+        if isinstance(path, str) and path and "\n" not in path:
+            given[option] = _resolve(path, directory)
     options, problems = cls.check_options(given)
     if problems:
         return None, [problem._replace(path=_below("computeTarget", problem.path)) for problem in problems]

@@ -25,7 +25,8 @@ class RunResult(NamedTuple):
     """What :func:`ensure` ends with. ``failure`` is empty where the run is as asked; else each entry is a reason.
 
     ``tails`` are text blocks for the diagnostics, one a failed replica. ``action``: what was done for it (launched,
-    reused, waited). ``generation``: that of the run (:class:`~pulumi_tfjobs.spec.model.JobSpec`).
+    reused, waited). ``generation``: that of the run (:class:`~pulumi_tfjobs.spec.model.JobSpec`). ``notes``: what the
+    user should know besides.
     """
 
     id: str
@@ -34,6 +35,7 @@ class RunResult(NamedTuple):
     tails: list[tuple[str, str]]
     action: Action = "waited"
     generation: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class ReadResult(NamedTuple):
@@ -61,4 +63,11 @@ def open_store(name: str) -> RunStore:
 
 def open_target(ref: TargetRef) -> Target:
     """The target that a spec or a record names."""
-    return target_class(ref.kind).from_options(ref.options)
+    return target_class(ref.kind).from_options({**ref.options, **ref.credentials})
+
+
+def stack_of(urn: str) -> tuple[str, str]:
+    """Stack and project that a URN names; empty where it is none."""
+    parts = urn.split("::")
+    head = parts[0].split(":")
+    return (head[2], parts[1]) if len(parts) > 3 and len(head) == 3 else ("", "")

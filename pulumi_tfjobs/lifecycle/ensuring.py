@@ -13,17 +13,24 @@ from typing import Any
 
 from pulumi_tfjobs import faultpoints, observe
 from pulumi_tfjobs.errors import RunNotFound, StoreError, TfJobsError
-from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, RunResult, open_store, open_target
+from pulumi_tfjobs.lifecycle.common import (
+    ProgressCallback,
+    ProgressLine,
+    RunResult,
+    open_store,
+    open_target,
+    stack_of,
+)
 from pulumi_tfjobs.lifecycle.outputs import main_metric, note, outputs_of
 from pulumi_tfjobs.lifecycle.planning import check_resume, own_run
 from pulumi_tfjobs.plan import Known, build_plan, fate
 from pulumi_tfjobs.plan.record import Action
 from pulumi_tfjobs.spec import state as phases
-from pulumi_tfjobs.spec.model import JobSpec
+from pulumi_tfjobs.spec.model import JobSpec, TargetRef
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.store.files import write_json
 from pulumi_tfjobs.store.source import check_out, snapshot
-from pulumi_tfjobs.targets.base import Progress
+from pulumi_tfjobs.targets.base import Progress, RunContext
 from pulumi_tfjobs.targets.folder import RunFolder
 
 PROGRESS_SECONDS = 1.0
@@ -54,7 +61,7 @@ async def ensure(
     ensuring = _Ensuring(spec, secrets, progress)
     await _point("reserve")
     progress(ProgressLine("reserving the run", phases.PENDING))
-    await asyncio.to_thread(ensuring.reserve, inputs, urn, new=new)
+    await asyncio.to_thread(ensuring.reserve, inputs, urn, asyncio.get_running_loop(), new=new)
     await _point("reserved")
     waiting = asyncio.ensure_future(ensuring.start_and_wait())
     stopper = asyncio.ensure_future(cancelled.wait())
@@ -118,13 +125,14 @@ class _Ensuring:
         self.spec = spec
         self.secrets = secrets
         self.progress = progress
-        self.target = open_target(spec.target)
+        self.wanted = self.target = open_target(spec.target)
+        self.notes: tuple[str, ...] = ()
         self.store = open_store(self.target.namespace)
         self.folder = self.store.folder(spec.run_id)
         self.action: Action = "waited"
 
-    def reserve(self, inputs: Mapping[str, Any], urn: str, *, new: bool) -> None:
-        """Step 1: after this, whoever looks for the digest finds this run. For a thread."""
+    def reserve(self, inputs: Mapping[str, Any], urn: str, loop: asyncio.AbstractEventLoop, *, new: bool) -> None:
+        """Step 1: after this, whoever looks for the digest finds this run. For a thread beside that event loop."""
         record = {
             "inputs": dict(inputs),
             "target": {"kind": self.spec.target.kind, **self.spec.target.options},
@@ -135,7 +143,7 @@ class _Ensuring:
         while run is None:
             spec = own_run(self.spec, self.store, urn) if new else self.spec
             if spec.resume_from and fate(self._there(spec)) == "launch":
-                check_resume(spec, self.store)
+                asyncio.run_coroutine_threadsafe(check_resume(spec, self.store, self.target), loop).result()
             if spec.generation:
                 record["generation"] = spec.generation  # of a run of one's own, for an import
             alone = new and not spec.reuse
@@ -143,6 +151,15 @@ class _Ensuring:
             run = self.store.reserve(spec.run_id, spec.digest, spec.name, record, urn, alone=alone)
         self.spec = spec
         self.folder = self.store.folder(run.run_id)  # of an earlier name, where another job had this content
+        stack, project = stack_of(urn)
+        self.target.context = RunContext(urn=urn, stack=stack, project=project, record={**record, "job": spec.name})
+
+    async def _recall(self) -> int:
+        """How many attempts the run has that another machine has begun: the target knows of it, this store does not."""
+        known = await self.target.recall(self.folder.run_id)
+        for attempt in range(0 if known is None else known.attempts):
+            await asyncio.to_thread(self.store.add_attempt, self.folder.run_id, attempt)
+        return 0 if known is None else known.attempts
 
     def _there(self, spec: JobSpec) -> Known | None:
         run = self.store.by_digest(spec.digest)
@@ -188,12 +205,15 @@ class _Ensuring:
                 raise RunNotFound(
                     f"the run {self.folder.run_id} was removed while it was being started; run `pulumi up` again"
                 )
-            attempt = run.attempts
-            state = await self.target.state(self.folder, attempt) if attempt else None
+            attempt = run.attempts or await self._recall()
+            state = await self._last_known(attempt) if attempt else None
             becomes = fate(None if state is None else Known(self.folder.run_id, state.phase, attempt))
             if becomes in {"reuse", "attach"}:
                 self.action = "reused" if becomes == "reuse" else "waited"
                 return attempt, state
+            self.target = self.wanted
+            where = {"kind": self.spec.target.kind, **self.spec.target.options}
+            await asyncio.to_thread(self.store.retarget, self.folder.run_id, where)
             if attempt == 0 or state is not None:
                 attempt = await asyncio.to_thread(self.store.add_attempt, self.folder.run_id, attempt)
             await _point("prepare")
@@ -203,7 +223,7 @@ class _Ensuring:
             await _point("prepared")
             if self.spec.resume_from:
                 report(f"copying the checkpoints of {self.spec.resume_from}")
-                await _whole(asyncio.to_thread(self._take_checkpoints))
+                await _whole(self._take_checkpoints())
             plan = build_plan(self.spec, self.folder.run_id)
             files = self.folder.attempt(attempt)
             await _whole(asyncio.to_thread(self._check_out, files.source))
@@ -218,16 +238,23 @@ class _Ensuring:
                 await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
             return attempt, await self.target.state(self.folder, attempt)
 
-    def _take_checkpoints(self) -> None:
-        """Let the run begin with a copy of another one's checkpoints. What an attempt has kept is left as it is."""
+    async def _last_known(self, attempt: int) -> RunState | None:
+        """What became of the attempt. Where it was made elsewhere (another cluster), it is asked for there, and waited
+        for there if it lives."""
+        record = await asyncio.to_thread(self.store.record, self.folder.run_id)
+        recorded = (record or {}).get("target")
+        if isinstance(recorded, Mapping):
+            options = {key: value for key, value in recorded.items() if key != "kind"}
+            ref = TargetRef(str(recorded.get("kind")), options, credentials=self.spec.target.credentials)
+            with contextlib.suppress(KeyError):  # of a target that is not installed any more
+                there = open_target(ref)
+                if there.place != self.wanted.place:
+                    self.target = there
+        return await self.target.state(self.folder, attempt)
+
+    async def _take_checkpoints(self) -> None:
         try:
-            if os.listdir(self.folder.checkpoints):
-                return
-            origin = self.store.folder(self.spec.resume_from).checkpoints
-            partial = os.path.join(self.folder.root, ".resuming")
-            shutil.rmtree(partial, ignore_errors=True)  # of a copy that was cut off
-            shutil.copytree(origin, partial, symlinks=True)
-            os.rename(partial, self.folder.checkpoints)
+            await self.target.take_checkpoints(self.folder, self.store.folder(self.spec.resume_from))
         except OSError as error:
             why = error.args[0][0][-1] if isinstance(error, shutil.Error) else f"{error.strerror}: {error.filename}"
             raise StoreError(
@@ -328,9 +355,11 @@ class _Ensuring:
     def _result(
         self, outputs: dict[str, Any], failure: list[str], tails: list[tuple[str, str]] | None = None
     ) -> RunResult:
-        return RunResult(self.resource_id, outputs, failure, tails or [], self.action, self.spec.generation)
+        return RunResult(self.resource_id, outputs, failure, tails or [], self.action, self.spec.generation, self.notes)
 
     async def _outputs(self, state: RunState, *, final: bool) -> dict[str, Any]:
+        if state.attempt:
+            self.notes = tuple(await self.target.collect(self.folder, state.attempt, state))
         outputs = await asyncio.to_thread(
             outputs_of,
             self.folder,

@@ -174,20 +174,19 @@ async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
     return await target.look(store.folder(run.run_id), run.attempts) if run.attempts else None
 
 
-def check_resume(spec: JobSpec, store: RunStore) -> None:
-    """Raise InvalidInputs where there is nothing to resume from."""
+async def check_resume(spec: JobSpec, store: RunStore, target: Target) -> None:
+    """Raise InvalidInputs where there is nothing to resume from; TargetUnavailable, StoreError."""
     run_id = spec.resume_from
     found = ""
-    if store.get(run_id) is None:
+    if await asyncio.to_thread(store.get, run_id) is None:
         found = f"the store has no run {run_id}"
     else:
-        folder = store.folder(run_id).checkpoints
+        folder = store.folder(run_id)
         try:
-            empty = not os.listdir(folder)
+            if not await target.has_checkpoints(folder):
+                found = f"{run_id} has no checkpoints ({folder.checkpoints} is empty)"
         except OSError as error:
             found = f"the checkpoints of {run_id} cannot be read ({error.strerror})"
-        else:
-            found = f"{run_id} has no checkpoints ({folder} is empty)" if empty else ""
     if found:
         raise InvalidInputs(
             [

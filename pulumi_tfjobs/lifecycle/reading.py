@@ -29,17 +29,18 @@ class _Found(NamedTuple):
         return self.store.folder(self.run.run_id)
 
 
-async def _find(resource_id: str) -> _Found | None:
+async def _find(resource_id: str, inputs: Mapping[str, Any]) -> _Found | None:
     """What ``local/default/mnist-1a2b3c4d5e6f`` names; None where there is definitely no such run.
 
-    Raises TargetUnavailable where its kind of target is not known here, StoreError.
+    ``inputs``: those of the resource, of which the target's credentials are taken. Raises TargetUnavailable where its
+    kind of target is not known here, StoreError.
     """
     parts = _parse(resource_id)
     if parts is None:
         return None
     kind, namespace, run_id = parts
     try:
-        target_class(kind)
+        given = _target_of(kind, inputs)
     except KeyError:
         raise TargetUnavailable(
             f"{resource_id} is a run of a compute target of kind {kind!r}, which is not installed. Expected: an id "
@@ -48,11 +49,43 @@ async def _find(resource_id: str) -> _Found | None:
         ) from None
     store = open_store(namespace)
     run = await asyncio.to_thread(store.get, run_id)
+    if run is None and given is not None:
+        run = await _recall(store, run_id, given)
     record = None if run is None else await asyncio.to_thread(store.record, run_id)
     if run is None or record is None:
         return None
     options = {key: value for key, value in record["target"].items() if key != "kind"}
-    return _Found(store, run, record, open_target(TargetRef(record["target"]["kind"], options)))
+    credentials = given.credentials if given is not None else {}
+    return _Found(
+        store, run, record, open_target(TargetRef(record["target"]["kind"], options, credentials=credentials))
+    )
+
+
+def _target_of(kind: str, inputs: Mapping[str, Any]) -> Target | None:
+    """The target as the resource's inputs have it; without inputs (an import), with its defaults. None where they do
+    not tell. Raises KeyError where the kind is not known."""
+    cls = target_class(kind)
+    given = inputs.get("computeTarget")
+    options: dict[str, Any] = {}
+    if isinstance(given, Mapping) and given.get("kind", "local") == kind:
+        options = {str(key): value for key, value in given.items() if key != "kind" and value is not None}
+    normal, problems = cls.check_options(options)
+    return None if problems else cls.from_options(normal)
+
+
+async def _recall(store: RunStore, run_id: str, target: Target) -> Run | None:
+    """A run that another machine has begun, as the target knows it, put into this store."""
+    known = await target.recall(run_id)
+    if known is None:
+        return None
+    record = {"target": {"kind": target.kind, **target.options}, **known.record}
+    digest, job = record.get("digest"), record.get("job")
+    if not isinstance(digest, str) or not isinstance(job, str):
+        return None
+    run = await asyncio.to_thread(store.reserve, run_id, digest, job, record, str(record.get("urn") or "import"))
+    for attempt in range(known.attempts):
+        await asyncio.to_thread(store.add_attempt, run.run_id, attempt)
+    return await asyncio.to_thread(store.get, run.run_id)
 
 
 def _parse(resource_id: str) -> list[str] | None:
@@ -76,9 +109,10 @@ def _expect_store(resource_id: str) -> None:
         )
 
 
-async def read(resource_id: str) -> ReadResult | None:
-    """The run as it is now; None where there is definitely none of that id. Raises TargetUnavailable, StoreError."""
-    found = await _find(resource_id)
+async def read(resource_id: str, inputs: Mapping[str, Any] | None = None) -> ReadResult | None:
+    """The run as it is now; None where there is definitely none of that id. ``inputs``: the resource's, credentials
+    included. Raises TargetUnavailable, StoreError."""
+    found = await _find(resource_id, inputs or {})
     if found is None:
         await asyncio.to_thread(_expect_store, resource_id)
         return None
@@ -86,6 +120,8 @@ async def read(resource_id: str) -> ReadResult | None:
     state = await target.state(found.folder, run.attempts) if run.attempts else None
     if state is None:
         state = RunState(run_id=run.run_id, attempt=run.attempts, phase=phases.PENDING)
+    else:
+        await target.collect(found.folder, run.attempts, state)
     outputs = await asyncio.to_thread(
         outputs_of, found.folder, state, digest=run.digest, world_size=int(record.get("worldSize", 1)), final=False
     )
@@ -102,7 +138,7 @@ async def delete(
 
     ``replaced``: another run takes this one's place, so what it made stays in any case.
     """
-    found = await _find(resource_id)
+    found = await _find(resource_id, inputs)
     if found is None:
         return
     store, run, _, target = found
@@ -118,15 +154,17 @@ async def delete(
         state = await target.stop(found.folder, run.attempts, grace_seconds=float(grace) if grace is not None else None)
     if state is not None:
         if not state.finished:
+            by = "" if state.supervisor_pid is None else f"End its supervisor (process {state.supervisor_pid}) and run "
             raise LaunchFailed(
-                f"{run_id} could not be ended: {state.reason or state.phase}. End its supervisor (process "
-                f"{state.supervisor_pid}) and run `pulumi destroy` again"
+                f"{run_id} could not be ended: {state.reason or state.phase}. {by or 'Run '}`pulumi destroy` again"
             )
         await asyncio.to_thread(note, store, state)
     # The delete that ends an interrupted replacement comes with a later update; the store knows what it belongs to.
     if not inputs.get("deleteArtifacts") or replaced or later:
         return
-    if not await asyncio.to_thread(store.remove_unused, run_id, run.attempts):
+    if await asyncio.to_thread(store.remove_unused, run_id, run.attempts):
+        await target.remove(found.folder)
+    else:
         now = await asyncio.to_thread(store.get, run_id)
         why = "other resources refer to it by now"
         if now is not None and now.protected:

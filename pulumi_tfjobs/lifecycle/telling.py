@@ -5,12 +5,13 @@ Nothing here changes anything. What cannot be found out is a note, not an error.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Container
 from typing import Any
 
-from pulumi_tfjobs.errors import StoreError, TfJobsError
+from pulumi_tfjobs.errors import StoreError, TargetUnavailable, TfJobsError
 from pulumi_tfjobs.lifecycle.common import open_target
 from pulumi_tfjobs.lifecycle.differences import file_records
 from pulumi_tfjobs.lifecycle.outputs import main_metric, newest_metric, outputs_of
@@ -48,8 +49,8 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
         notes.append(f"starts from the checkpoints of {spec.resume_from}, which this update trains first")
     elif decision.klass == "resume":
         try:
-            check_resume(spec, store)
-        except StoreError as error:
+            await check_resume(spec, store, target)
+        except (StoreError, TargetUnavailable) as error:
             if not notes:
                 notes.append(f"whether {spec.resume_from} has checkpoints could not be read: {error}")
     needs, environment = Needs(), EnvironmentRecord()
@@ -58,15 +59,17 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
     if shaped:
         needs = _needs(spec, launch, target, store, notes, launches=launches)
     if launches:
-        environment = _environment(spec, target)
+        # In threads, as what follows: a target may have to ask a cluster.
+        environment = await asyncio.to_thread(_environment, spec, target)
         if spec.target.unknown:
             listed = ", ".join(f"computeTarget.{name}" for name in sorted(spec.target.unknown))
             notes.append(f"what the compute target has free is not known before the update: {listed}")
         if environment.state == "missing":
             warnings.append(f"the interpreter {spec.environment.interpreter} is not there: the run cannot be started")
         if shaped and not spec.target.unknown:
-            warnings += target.warnings(spec)
-            note = target.headroom(launch, store.root).note(launch.slots)
+            warnings += await asyncio.to_thread(target.warnings, spec)
+            headroom = await asyncio.to_thread(target.headroom, launch, store.root)
+            note = headroom.note(launch.slots)
             notes += [note] if note else []
     replaced = planned.current if decision.replaces or decision.klass in {"attempt", "attach"} else None
     plan = JobPlan(

@@ -69,6 +69,7 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
         ps_restarts=spec.parameter_server_restarts,
         priority=spec.priority,
         max_log_bytes=spec.max_log_bytes,
+        resume_from=spec.resume_from,
     )
 
 

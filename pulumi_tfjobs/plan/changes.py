@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from pulumi_tfjobs.spec import paths, topology
 from pulumi_tfjobs.spec.args import JobArgs, parse_args
 from pulumi_tfjobs.spec.fields import param_values
-from pulumi_tfjobs.spec.harmless import MAPS_OF_METADATA, METADATA, PLACE, is_harmless
+from pulumi_tfjobs.spec.harmless import IMAGE, MAPS_OF_METADATA, METADATA, PLACE, is_harmless
 from pulumi_tfjobs.spec.model import Distribution, EnvironmentSpec, Horovod
 from pulumi_tfjobs.spec.validate import environment_of, script_path
 
@@ -166,7 +166,7 @@ def _metadata(old: _Side, new: _Side) -> Iterator[Change]:
             path = paths.join(key, name)
             if before.get(name) == after.get(name) or paths.touches(path, new.unknown):
                 continue
-            if key == "computeTarget" and name in PLACE:
+            if key == "computeTarget" and name in {*PLACE, IMAGE}:
                 continue
             if key == "inputs" and (name not in before or name not in after):
                 continue  # another set of inputs is another job
@@ -216,6 +216,10 @@ def _identity(old: _Side, new: _Side) -> Iterator[Change]:
                 yield _property(old, new, key, "retrain", "the job runs in other software")
     elif _differs(old, new, "useGpu"):
         yield _property(old, new, "useGpu", "retrain", "the job runs on other hardware")
+    before, after = old.mapping("computeTarget"), new.mapping("computeTarget")
+    if before.get(IMAGE) != after.get(IMAGE):
+        path = paths.join("computeTarget", IMAGE)
+        yield _entry(path, before, after, IMAGE, "retrain", "replicas run in another image")
     for name in sorted(old.mapping("inputs").keys() ^ new.mapping("inputs").keys()):
         kind = _kind(old.has("inputs", name), new.has("inputs", name))
         yield Change(paths.join("inputs", name), kind, "retrain", "the job reads other data")

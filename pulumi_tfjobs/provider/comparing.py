@@ -109,7 +109,7 @@ class Comparing:
             for problem in error.problems:
                 response.failures.add(property=problem.path, reason=problem.reason)
             return response
-        properties = {**given, SOURCE: self._lifecycle.source_property(spec)}
+        properties = {**_guarded(given, spec), SOURCE: self._lifecycle.source_property(spec)}
         self._checked[request.urn] = _Checked(properties, spec)
         return provider_pb2.CheckResponse(inputs=wire.encode(properties))
 
@@ -204,3 +204,15 @@ class Comparing:
         if diffed is not None and diffed.properties == properties:
             return diffed.planned
         return await self._lifecycle.settle(spec, changes=(), current=current)
+
+
+def _guarded(properties: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
+    """The properties with the compute target's credentials as secrets, however the program has given them."""
+    target = properties.get("computeTarget")
+    if not spec.target.credentials or not isinstance(target, Mapping):
+        return properties
+    found = dict(target)
+    for name in spec.target.credentials:
+        if name in found and not isinstance(found[name], wire.Secret | wire.OutputValue):
+            found[name] = wire.Secret(found[name])
+    return {**properties, "computeTarget": found}

@@ -117,7 +117,7 @@ class TrainingJobs(Comparing):
             # The user ignores the change that makes this another run (`ignoreChanges`): this one stays as it is.
             if self._is_told(spec):
                 await self._tell(await self._to_update(spec, request.urn, properties, current), request.urn)
-            found = await self._lifecycle.read(request.id)
+            found = await self._lifecycle.read(request.id, wire.split(properties).plain)
             if self._plans.wanted:
                 self._plans.result(
                     result_of(request.urn, "updated", found.outputs if found is not None else wire.split(old).plain)
@@ -204,6 +204,8 @@ class TrainingJobs(Comparing):
         await row.finish()
         for _, text in result.tails:
             await self._log.block(urn, text)
+        for text in result.notes:
+            await self._log.warning(urn, text)
         if self._plans.wanted:
             action = "updated" if result.action == "reused" and not new else result.action
             self._plans.result(result_of(urn, action, result.outputs))
@@ -216,7 +218,8 @@ class TrainingJobs(Comparing):
 
     async def read(self, request: provider_pb2.ReadRequest) -> provider_pb2.ReadResponse:
         """The run as it is (refresh, import). The empty answer means: there is definitely none."""
-        found = await self._lifecycle.read(request.id)
+        known = wire.decode(request.inputs) if request.HasField("inputs") else {}
+        found = await self._lifecycle.read(request.id, wire.split(known).plain)
         before = wire.decode(request.properties).get("status")
         if found is None:
             if before is not None:  # an import is told by the engine
@@ -225,7 +228,6 @@ class TrainingJobs(Comparing):
         status = found.outputs.get("status")
         if before not in (None, status) and status in phases.UNSUCCESSFUL:
             await self._log.info(request.urn, f"{found.outputs.get('runId')}: {status}: {found.outputs.get('reason')}")
-        known = wire.decode(request.inputs) if request.HasField("inputs") else {}
         inputs = known or found.inputs
         kept = _kept(wire.decode(request.properties))
         if found.generation:

@@ -25,6 +25,9 @@ MAPS_OF_METADATA = ("tags",)
 PLACE = {"kind": "local", "store": "default", "namespace": "default"}
 """Options of a target that say where runs are kept: a resource's id names it, and an update cannot change that."""
 
+IMAGE = "image"
+"""The option of a target that decides the software, and so the result."""
+
 # What a run is called, which one is taken, and whether it is waited for: no result, but what an update does.
 _STEERING = frozenset({"name", "reuse", "waitFor"})
 
@@ -33,7 +36,7 @@ def is_harmless(path: str) -> bool:
     """Whether a value that is not known yet leaves the result as it is."""
     top = path.partition(".")[0].partition("[")[0]
     if top == "computeTarget":
-        return path != top and path.removeprefix("computeTarget.") not in PLACE
+        return path != top and path.removeprefix("computeTarget.") not in {*PLACE, IMAGE}
     return (top in METADATA and top != "sourceDirectory") or top in MAPS_OF_METADATA
 
 

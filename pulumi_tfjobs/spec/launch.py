@@ -61,7 +61,7 @@ class LaunchPlan:
     Durations are seconds. ``software`` is the environment in a few words, to be shown. ``retries``: how often the
     target starts a failed group again, where the failure is one of ``retry_on``; ``ps_restarts``: how often each
     parameter server alone. ``priority``: higher goes first in the target's queue. ``max_log_bytes``: the most that one
-    replica's log takes.
+    replica's log takes. ``resume_from``: id of the run whose checkpoints it begins with.
     """
 
     run_id: str
@@ -83,6 +83,7 @@ class LaunchPlan:
     ps_restarts: int = 0
     priority: int = 0
     max_log_bytes: int = 256 * 1024 * 1024
+    resume_from: str = ""
 
     @property
     def slots(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -157,7 +157,8 @@ class EnvironmentSpec:
 
     ``requirements`` are PEP 508 lines, normalised and sorted, framework included. ``python`` is ``3.11``-like.
     ``horovod`` and ``mpi`` add the cached Horovod wheel and Open MPI. With ``interpreter`` set (a user-managed
-    environment) nothing is built and the rest is empty.
+    environment) nothing is built and the rest is empty. ``image`` is the container image that all of it is in, where
+    the compute target runs one.
     """
 
     requirements: tuple[str, ...] = ()
@@ -165,10 +166,12 @@ class EnvironmentSpec:
     horovod: str = ""
     mpi: bool = False
     interpreter: str = ""
+    image: str = ""
 
     @property
     def digest(self) -> str:
-        return canonical_digest([list(self.requirements), self.python, self.horovod, self.mpi, self.interpreter])
+        parts = [list(self.requirements), self.python, self.horovod, self.mpi, self.interpreter]
+        return canonical_digest([*parts, self.image] if self.image else parts)
 
 
 @dataclass(frozen=True)
@@ -176,11 +179,13 @@ class TargetRef:
     """Which compute target: its kind (``local``) and its own options, already validated by the target.
 
     ``unknown``: options whose values are not known yet, in whose place there are defaults; ``kind`` where nothing is.
+    ``credentials``: options that are secrets; no record, plan or log has them.
     """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from pulumi_tfjobs.errors import StoreError
@@ -188,6 +188,15 @@ class RunStore:
             reserved = self._select(connection, "WHERE run_id = ?", name)
             assert reserved is not None
             return reserved
+
+    def retarget(self, run_id: str, target: Mapping[str, Any]) -> None:
+        """Let the record say where the run's next attempt goes. A record that is not there, or says so, is left."""
+        path = self.folder(run_id).record
+        record = read_json(path)
+        if not is_record(record) or record.get("target") == target:
+            return
+        with self._writing():
+            write_json(path, {**record, "target": dict(target)})
 
     @staticmethod
     def _belongs_to_others(connection: sqlite3.Connection, run_id: str, urn: str) -> bool:

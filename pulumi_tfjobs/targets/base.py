@@ -6,9 +6,13 @@ the run's record (that is the store), and knows nothing of Pulumi.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pulumi_tfjobs.errors import InputProblem
@@ -75,14 +79,36 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+class RunContext(NamedTuple):
+    """What a run belongs to, for a target that keeps runs where others see them: labels, annotations, and a record
+    from which another machine can go on. ``record`` holds no secrets."""
+
+    urn: str = ""
+    stack: str = ""
+    project: str = ""
+    record: Mapping[str, Any] = MappingProxyType({})
+
+
+class Recalled(NamedTuple):
+    """A run that the target knows, perhaps from another machine: its record as it was reserved, and its attempts."""
+
+    record: Mapping[str, Any]
+    attempts: int
+
+
 class Target(ABC):
     """A place where replicas run.
+
+    ``context`` is set before a launch; it changes nothing of what is run.
 
     Missing is not an error: :meth:`state` answers None only where the target definitely knows no such run, and raises
     :class:`~pulumi_tfjobs.errors.TargetUnavailable` where it could not be asked.
     """
 
     kind: ClassVar[str]
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Options that may be paths of this machine, relative to the Pulumi program."""
+    context: RunContext = RunContext()
 
     @classmethod
     @abstractmethod
@@ -101,9 +127,29 @@ class Target(ABC):
         """The normalised options that :meth:`from_options` takes; JSON-able, no secrets."""
 
     @property
+    def credentials(self) -> Mapping[str, Any]:
+        """Options that are secrets, which are written nowhere; :meth:`from_options` takes them beside the others."""
+        return {}
+
+    @property
     @abstractmethod
     def namespace(self) -> str:
         """The middle part of a resource id: a namespace or the name of a store."""
+
+    @property
+    def image(self) -> str:
+        """The container image that replicas run in, a part of the software that decides a result; empty for none."""
+        return ""
+
+    @property
+    def place(self) -> str:
+        """Where runs live, in words: two targets with the same place see the same runs."""
+        return self.kind
+
+    def check(self, spec: JobSpec) -> Sequence[InputProblem]:
+        """What of the job this target can never do. Pure."""
+        del spec
+        return ()
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
@@ -159,6 +205,40 @@ class Target(ABC):
         """End the attempt (TERM, grace, KILL) and wait until nothing of it lives. A finished or unknown attempt is left
         as it is."""
 
+    async def collect(self, folder: RunFolder, attempt: int, state: RunState) -> Sequence[str]:
+        """Bring what the run has written (outputs, event files, metrics) into its folder, as far as it is not there.
+        Notes for people where something could not be brought. Never raises because of the target."""
+        del folder, attempt, state
+        return ()
+
+    async def has_checkpoints(self, folder: RunFolder) -> bool:
+        """Whether the run has left checkpoints. Changes nothing. Raises TargetUnavailable, OSError."""
+        return bool(await asyncio.to_thread(os.listdir, folder.checkpoints))
+
+    async def take_checkpoints(self, folder: RunFolder, origin: RunFolder) -> None:
+        """Let the run begin with a copy of the checkpoints of ``origin``. What an attempt has kept is left as it is.
+        Raises TargetUnavailable, OSError, shutil.Error."""
+        await asyncio.to_thread(copy_checkpoints, folder, origin)
+
+    async def remove(self, folder: RunFolder) -> None:
+        """Remove what the target keeps of a run that has ended, outside its folder. Idempotent."""
+        del folder
+
+    async def recall(self, run_id: str) -> Recalled | None:
+        """A run that this machine's store does not know, as the target knows it; None where it definitely does not."""
+        del run_id
+        return None
+
+
+def copy_checkpoints(folder: RunFolder, origin: RunFolder) -> None:
+    """The default of :meth:`Target.take_checkpoints`: from folder to folder, at once or not at all."""
+    if os.listdir(folder.checkpoints):
+        return
+    partial = os.path.join(folder.root, ".resuming")
+    shutil.rmtree(partial, ignore_errors=True)  # of a copy that was cut off
+    shutil.copytree(origin.checkpoints, partial, symlinks=True)
+    os.rename(partial, folder.checkpoints)
+
 
 class Progress(ABC):
     """Where a step tells how it goes: a line for the resource's row."""
@@ -172,6 +252,3 @@ class Silent(Progress):
 
     def __call__(self, message: str) -> None:
         del message
-
-
-TargetClasses = Sequence[type[Target]]

@@ -30,6 +30,7 @@ class RunResult(NamedTuple):
     tails: list[tuple[str, str]]
     action: str = "launched"
     generation: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class ReadResult(NamedTuple):
@@ -228,7 +229,7 @@ class FakeLifecycle:
         failure = [] if run.status == "succeeded" else [f"{run.spec.run_id} failed: worker-0 exited with code 3"]
         return RunResult(run.id, run.outputs(), failure, self.tails if failure else [])
 
-    async def read(self, resource_id: str, /) -> ReadResult | None:
+    async def read(self, resource_id: str, /, inputs: Mapping[str, Any] | None = None) -> ReadResult | None:
         for run in self.runs.values():
             if run.id == resource_id:
                 return ReadResult(run.inputs, run.outputs())

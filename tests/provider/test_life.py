@@ -274,7 +274,7 @@ async def test_what_is_gone_is_gone_only_when_it_is_definite(plugin: Plugin, mon
     assert gone.id == ""
     assert not gone.HasField("properties")
 
-    async def unreachable(resource_id: str) -> None:
+    async def unreachable(resource_id: str, inputs: object) -> None:
         raise TargetUnavailable(f"the target of {resource_id} does not answer")
 
     monkeypatch.setattr(plugin.lifecycle, "read", unreachable)

@@ -465,6 +465,10 @@ async def test_a_run_begins_with_a_copy_of_the_other_ones_checkpoints(job: Job, 
     assert (said.klass, again.action) == ("reuse", "reused")
 
 
+class Interrupted(BaseException):
+    """The process ends here."""
+
+
 async def test_a_crash_while_copying_leaves_nothing_behind(
     job: Job, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,15 +478,15 @@ async def test_a_crash_while_copying_leaves_nothing_behind(
     def cut_off(source: str, destination: str, **options: Any) -> None:
         copytree(source, destination, **options)
         os.remove(os.path.join(destination, "ckpt-2"))
-        raise KeyboardInterrupt
+        raise Interrupted
 
     spec = job.check(resumeFrom=origin)
     target = ensuring._Ensuring(spec, {}, job.progress.append)
-    target.reserve(job.inputs, URN, new=True)
+    await asyncio.to_thread(target.reserve, job.inputs, URN, asyncio.get_running_loop(), new=True)
     with monkeypatch.context() as patched:
-        patched.setattr(ensuring.shutil, "copytree", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            target._take_checkpoints()
+        patched.setattr(shutil, "copytree", cut_off)
+        with pytest.raises(Interrupted):
+            await target._take_checkpoints()
     assert os.listdir(target.folder.checkpoints) == []
     said = await said_of(await planned_for(spec))
     assert (said.klass, said.launches) == ("resume", True)
