@@ -22,22 +22,28 @@ if TYPE_CHECKING:
         ComputeTarget,
         Distribution,
         Horovod,
+        KubernetesTarget,
         LocalTarget,
         MultiWorker,
         ParameterServer,
         Single,
+        Storage,
+        Volume,
     )
 
 __all__ = [
     "ComputeTarget",
     "Distribution",
     "Horovod",
+    "KubernetesTarget",
     "LocalTarget",
     "MultiWorker",
     "ParameterServer",
     "Single",
+    "Storage",
     "TensorFlow",
     "TrainingJob",
+    "Volume",
 ]
 
 _MODULES = {

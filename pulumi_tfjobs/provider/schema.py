@@ -1,7 +1,7 @@
 """The package schema that the engine, ``pulumi package add`` and SDK generators read.
 
-Inputs come from :class:`pulumi_tfjobs.spec.args.JobArgs`, descriptions included; outputs and targets are described
-here.
+Inputs come from :class:`pulumi_tfjobs.spec.args.JobArgs`, descriptions included; outputs are described here, targets in
+:mod:`pulumi_tfjobs.provider.schema_targets`.
 ``python -m pulumi_tfjobs.provider.schema`` writes ``schema.json`` beside this module, which is what the plugin serves.
 """
 
@@ -12,7 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-PACKAGE = "tfjobs"
+from pulumi_tfjobs.provider.schema_targets import PACKAGE, target_property, target_types
+
 SCHEMA_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.json")
 
 _ANY = {"$ref": "pulumi.json#/Any"}
@@ -62,29 +63,6 @@ OUTPUT_PROPERTIES: dict[str, tuple[dict[str, Any], bool, str]] = {
         True,
         "Of an elastic job, `{time, size}` (ISO 8601, number of workers) at each change; empty for others.",
     ),
-}
-
-_LOCAL_TARGET: dict[str, Any] = {
-    "type": "object",
-    "description": "This machine: replicas are processes that outlive the engine.",
-    "properties": {
-        "kind": {"type": "string", "const": "local", "description": "This machine."},
-        "name": {"type": "string", "description": "How messages call it."},
-        "slots": {
-            "type": "integer",
-            "description": "Replicas that may take a slot at once. Default: the number of accelerators, else of CPUs.",
-        },
-        "gpus": {
-            "oneOf": [{"type": "integer"}, {"type": "string"}],
-            "description": 'Accelerators to share out: a number, or "auto" (default) for those that are found.',
-        },
-        "store": {"type": "string", "description": 'Which run store keeps records and outputs. Default "default".'},
-        "hourlyPrice": {
-            "type": "number",
-            "description": "What one slot costs an hour; previews then say what runs will cost.",
-        },
-        "currency": {"type": "string", "description": 'Of that price. Default "USD".'},
-    },
 }
 
 # What decides a run's result. `sourceDirectory` and `inputs` are places: what is found there counts, they do not.
@@ -177,7 +155,7 @@ class _Builder:
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.root = root
-        self.types: dict[str, Any] = {_token("LocalTarget"): _LOCAL_TARGET}
+        self.types: dict[str, Any] = target_types()
 
     def inputs(self) -> dict[str, Any]:
         found = {}
@@ -185,7 +163,7 @@ class _Builder:
             found[name] = {**self._property("", name, schema), **_texts(schema)}
             if name in IDENTITY:
                 found[name]["willReplaceOnChanges"] = True
-        found["computeTarget"] = {"$ref": _reference("LocalTarget"), **_texts(self.root["properties"]["computeTarget"])}
+        found["computeTarget"] = {**target_property(), **_texts(self.root["properties"]["computeTarget"])}
         return found
 
     def _property(self, owner: str, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

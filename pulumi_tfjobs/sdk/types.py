@@ -17,17 +17,25 @@ from typing_extensions import Required
 class _Value:
     """A dataclass that knows its wire form."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = ""
 
     def to_inputs(self) -> dict[str, Any]:
         """The camelCase object that goes to the provider; unset fields are left out."""
-        found: dict[str, Any] = {"kind": self.kind}
+        found: dict[str, Any] = {"kind": self.kind} if self.kind else {}
         for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value = getattr(self, item.name)
             if value is not None:
                 head, *rest = item.name.split("_")
-                found[head + "".join(part.capitalize() for part in rest)] = value
+                found[head + "".join(part.capitalize() for part in rest)] = _wire(value)
         return found
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, _Value):
+        return value.to_inputs()
+    if isinstance(value, list | tuple):
+        return [_wire(item) for item in value]
+    return value
 
 
 class ComputeTarget(_Value):
@@ -51,6 +59,145 @@ class LocalTarget(ComputeTarget):
     name: pulumi.Input[str] = "local"
     slots: pulumi.Input[int] | None = None
     gpus: pulumi.Input[int | str] | None = None
+    store: pulumi.Input[str] | None = None
+    hourly_price: pulumi.Input[float] | None = None
+    currency: pulumi.Input[str] | None = None
+
+
+@dataclass(frozen=True)
+class Volume(_Value):
+    """A volume in every pod of a job. One of ``claim``, ``nfs``, ``csi``, ``config_map``, ``secret``, ``empty_dir`` and
+    ``host_path`` says what it is.
+
+    Args:
+        mount_path: Where pods see it.
+        claim: Name of a PersistentVolumeClaim.
+        nfs: ``{"server": …, "path": …}``.
+        csi: ``{"driver": …, "volumeAttributes": {…}}``, for example a bucket of an object store.
+        config_map: Name of a ConfigMap.
+        secret: Name of a Secret.
+        empty_dir: ``{}``, or Kubernetes' own fields of it.
+        host_path: A folder of the node; the target has to say ``allow_host_path``.
+        sub_path: The part of it that is mounted.
+        read_only: Whether pods may not write there (default False).
+    """
+
+    mount_path: pulumi.Input[str]
+    claim: pulumi.Input[str] | None = None
+    nfs: pulumi.Input[Mapping[str, Any]] | None = None
+    csi: pulumi.Input[Mapping[str, Any]] | None = None
+    config_map: pulumi.Input[str] | None = None
+    secret: pulumi.Input[str] | None = None
+    empty_dir: pulumi.Input[Mapping[str, Any]] | None = None
+    host_path: pulumi.Input[str] | None = None
+    sub_path: pulumi.Input[str] | None = None
+    read_only: pulumi.Input[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Storage(_Value):
+    """Where a job's pods keep outputs, checkpoints, event files and large sources. One of ``claim``, ``nfs``, ``csi``
+    and ``host_path`` says what pods mount.
+
+    Args:
+        claim: Name of a PersistentVolumeClaim that several pods may write to.
+        nfs: ``{"server": …, "path": …}``.
+        csi: ``{"driver": …, "volumeAttributes": {…}}``.
+        host_path: A folder of the node; the target has to say ``allow_host_path``.
+        path: The folder in it that is used (default: all of it).
+        url: The same files as this machine reaches them: ``s3://…``, ``abfs://…``, ``gs://…``, ``file:///…``. Default:
+            through a pod of their own.
+    """
+
+    claim: pulumi.Input[str] | None = None
+    nfs: pulumi.Input[Mapping[str, Any]] | None = None
+    csi: pulumi.Input[Mapping[str, Any]] | None = None
+    host_path: pulumi.Input[str] | None = None
+    path: pulumi.Input[str] | None = None
+    url: pulumi.Input[str] | None = None
+
+
+@dataclass(frozen=True)
+class KubernetesTarget(ComputeTarget):
+    """A Kubernetes cluster: replicas are pods of a JobSet, or of Kubeflow's TFJob and MPIJob.
+
+    Args:
+        name: How messages call it (default ``"kubernetes"``).
+        kubeconfig: Path of a kubeconfig, or its content (kept as a secret). Default: ``$KUBECONFIG``, else the one in
+            ``~/.kube``.
+        context: The kubeconfig's context. Default: its current one.
+        in_cluster: Use the service account of the pod that Pulumi runs in.
+        namespace: Where the job's objects are made. Default: the context's, else ``"default"``.
+        image: The image that replicas run in; a part of the job's identity.
+        python: The interpreter in the image (default ``"python3"``).
+        image_pull_policy: ``Always``, ``IfNotPresent`` or ``Never``.
+        image_pull_secrets: Names of Secrets to pull the image with.
+        service_account: The pods' service account.
+        node_selector: Labels that nodes must have.
+        tolerations: Taints that pods tolerate, in Kubernetes' own form.
+        affinity: Kubernetes' own affinity.
+        priority_class: The pods' PriorityClass.
+        runtime_class: The pods' RuntimeClass.
+        gpu_resource: What a GPU is called (default ``"nvidia.com/gpu"``; a MIG slice, ``"amd.com/gpu"`` …).
+        cpu: CPUs of a replica, such as ``"4"``.
+        memory: Memory of a replica, such as ``"16Gi"``.
+        shared_memory: Size of ``/dev/shm``, such as ``"8Gi"``.
+        volumes: Volumes of every pod.
+        allow_host_path: Whether volumes and storage may be folders of the node (default False).
+        pod_labels: Labels of the pods.
+        pod_annotations: Annotations of the pods.
+        pod_template_patch: Merged into the pod template last, for whatever there is no argument for.
+        engine: ``"jobset"`` (default) or ``"kubeflow"``.
+        queue: The Kueue LocalQueue that admits the job.
+        workload_priority: The Kueue WorkloadPriorityClass.
+        exclusive_topology: Node label; each replica type's pods get domains of it for themselves.
+        ttl_seconds_after_finished: After how long the finished object is removed. Default: it is kept.
+        max_preemptions: How often a run is started again after pods were preempted or lost (default 3).
+        storage: Where pods keep what they write. Without it, that ends with the pods; metrics come by the log.
+        collect: What is brought here: ``"outputs"`` (default: metrics, event files, outputs), ``"metrics"``, ``"all"``
+            (checkpoints too).
+        source_path: The source is in the image, in this folder.
+        slots: The most replicas that take a slot at once. Default: no limit of ours.
+        store: Which run store of this machine keeps the records (default ``"kubernetes"``).
+        hourly_price: What one slot costs an hour; previews then say what runs will cost.
+        currency: Of that price. Default ``"USD"``.
+    """
+
+    kind: ClassVar[str] = "kubernetes"
+    name: pulumi.Input[str] | None = None
+    kubeconfig: pulumi.Input[str | Mapping[str, Any]] | None = None
+    context: pulumi.Input[str] | None = None
+    in_cluster: pulumi.Input[bool] | None = None
+    namespace: pulumi.Input[str] | None = None
+    image: pulumi.Input[str] | None = None
+    python: pulumi.Input[str] | None = None
+    image_pull_policy: pulumi.Input[Literal["Always", "IfNotPresent", "Never"]] | None = None
+    image_pull_secrets: pulumi.Input[Sequence[pulumi.Input[str]]] | None = None
+    service_account: pulumi.Input[str] | None = None
+    node_selector: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None
+    tolerations: pulumi.Input[Sequence[Mapping[str, Any]]] | None = None
+    affinity: pulumi.Input[Mapping[str, Any]] | None = None
+    priority_class: pulumi.Input[str] | None = None
+    runtime_class: pulumi.Input[str] | None = None
+    gpu_resource: pulumi.Input[str] | None = None
+    cpu: pulumi.Input[str | float] | None = None
+    memory: pulumi.Input[str] | None = None
+    shared_memory: pulumi.Input[str] | None = None
+    volumes: Sequence[Volume | Mapping[str, Any]] | pulumi.Input[Sequence[Mapping[str, Any]]] | None = None
+    allow_host_path: pulumi.Input[bool] | None = None
+    pod_labels: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None
+    pod_annotations: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None
+    pod_template_patch: pulumi.Input[Mapping[str, Any]] | None = None
+    engine: pulumi.Input[Literal["jobset", "kubeflow"]] | None = None
+    queue: pulumi.Input[str] | None = None
+    workload_priority: pulumi.Input[str] | None = None
+    exclusive_topology: pulumi.Input[str] | None = None
+    ttl_seconds_after_finished: pulumi.Input[int] | None = None
+    max_preemptions: pulumi.Input[int] | None = None
+    storage: Storage | pulumi.Input[Mapping[str, Any]] | None = None
+    collect: pulumi.Input[Literal["outputs", "metrics", "all"]] | None = None
+    source_path: pulumi.Input[str] | None = None
+    slots: pulumi.Input[int] | None = None
     store: pulumi.Input[str] | None = None
     hourly_price: pulumi.Input[float] | None = None
     currency: pulumi.Input[str] | None = None

@@ -144,7 +144,7 @@ class JobArgs(_Inputs):
     )
     compute_target: Options = Field(
         default_factory=lambda: {"kind": "local"},
-        description="Where replicas run: {kind: local, name, slots, gpus, store}. Default: this machine.",
+        description="Where replicas run: {kind: local, …} or {kind: kubernetes, …}. Default: this machine.",
     )
     distribution: DistributionArgs | None = Field(
         None,

@@ -344,3 +344,30 @@ def test_every_public_name_can_be_had_and_no_other() -> None:
         assert getattr(tfjobs, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Tensorflow'"):
         _ = tfjobs.Tensorflow  # type: ignore[attr-defined]
+
+
+def test_a_kubernetes_target_goes_to_the_provider_with_all_that_is_in_it() -> None:
+    target = tfjobs.KubernetesTarget(
+        "prod",
+        context="gpu-cluster",
+        image="example.org/train:1",
+        node_selector={"pool_name": "a100"},
+        tolerations=[{"key": "sku", "operator": "Exists"}],
+        volumes=[tfjobs.Volume("/data", claim="corpus", read_only=True), {"mountPath": "/tmp/x", "emptyDir": {}}],
+        storage=tfjobs.Storage(claim="runs", url="s3://bucket/runs"),
+        ttl_seconds_after_finished=0,
+    )
+    assert target.to_inputs() == {
+        "kind": "kubernetes",
+        "name": "prod",
+        "context": "gpu-cluster",
+        "image": "example.org/train:1",
+        "nodeSelector": {"pool_name": "a100"},
+        "tolerations": [{"key": "sku", "operator": "Exists"}],
+        "volumes": [
+            {"mountPath": "/data", "claim": "corpus", "readOnly": True},
+            {"mountPath": "/tmp/x", "emptyDir": {}},
+        ],
+        "storage": {"claim": "runs", "url": "s3://bucket/runs"},
+        "ttlSecondsAfterFinished": 0,
+    }
