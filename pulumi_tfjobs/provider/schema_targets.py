@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib import import_module
 from typing import Any, Literal
 
 PACKAGE = "tfjobs"
@@ -20,7 +21,7 @@ _SECRET = frozenset({"kubeconfig"})
 
 def target_types() -> dict[str, Any]:
     """Token → type of every compute target and of what is in them."""
-    from pulumi_tfjobs.sdk import types
+    types = import_module("pulumi_tfjobs.sdk.types")
 
     classes = (types.LocalTarget, types.KubernetesTarget, types.Volume, types.Storage)
     return {_token(cls.__name__): _described(cls) for cls in classes}
@@ -28,7 +29,7 @@ def target_types() -> dict[str, Any]:
 
 def target_property() -> dict[str, Any]:
     """The property ``computeTarget``."""
-    from pulumi_tfjobs.sdk import types
+    types = import_module("pulumi_tfjobs.sdk.types")
 
     mapping = {cls.kind: _reference(cls.__name__) for cls in (types.LocalTarget, types.KubernetesTarget)}
     members = [{"$ref": where} for where in mapping.values()]

@@ -10,7 +10,10 @@ from importlib.metadata import entry_points
 
 from pulumi_tfjobs.targets.base import Target
 
-BUILT_IN = {"local": "pulumi_tfjobs.targets.local:LocalTarget"}
+BUILT_IN = {
+    "kubernetes": "pulumi_tfjobs.targets.kubernetes:KubernetesTarget",
+    "local": "pulumi_tfjobs.targets.local:LocalTarget",
+}
 
 
 def kinds() -> list[str]:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 
 from pulumi_tfjobs.targets.local.masking import Masker
-from pulumi_tfjobs.targets.logfiles import piece_path
+from pulumi_tfjobs.targets.logfiles import piece_path, pieces
 
 PIPE_BYTES = 1 << 20
 TAIL_BYTES = 64 * 1024
@@ -66,7 +66,8 @@ class Log:
     failed; what comes after is read and dropped, so that the replica is not held up, but for the last 64 KiB, which
     :meth:`close` tries to write.
 
-    :attr:`due` is when :meth:`show_held` is to be called (monotonic), None while there is nothing to show.
+    :attr:`due` is when :meth:`show_held` is to be called (monotonic), None while there is nothing to show. A log that
+    is there already is gone on with.
     """
 
     def __init__(self, path: str, most: int = DEFAULT_BYTES, masker: Masker | None = None) -> None:
@@ -80,6 +81,7 @@ class Log:
         self._masker = masker
         self._tail = bytearray()
         self._begin(_append_to(path))
+        self._go_on()
 
     def _begin(self, file: int) -> None:
         self._file = file
@@ -89,6 +91,26 @@ class Log:
         self._ring: deque[str] = deque()
         # Whether the last byte ended a line.
         self._between_lines = True
+
+    def _go_on(self) -> None:
+        """After the pieces of the tail that are there."""
+        tail = [piece for piece in pieces(self.path) if piece.start]
+        if not tail:
+            return
+        file = _append_to(tail[-1].path)
+        os.close(self._file)
+        self._file, self._place, self._room = file, tail[-1].end, max(0, self._piece - tail[-1].size)
+        self._ring.extend(piece.path for piece in tail)
+
+    @property
+    def place(self) -> int:
+        """How many bytes were written in all, those that are not kept included."""
+        return self._place
+
+    def rest(self) -> None:
+        """Give the file back until the next write, and forget what :meth:`tail` would say: a process can hold few."""
+        self._close_file()
+        self._tail.clear()
 
     def connect(self, reader: int) -> None:
         """From now on copy what arrives at this end of a pipe."""
@@ -161,6 +183,8 @@ class Log:
         if not view:
             return
         last = view[-1]
+        if self._file < 0:
+            self._file = _append_to(self._ring[-1] if self._ring else self.path)
         while view:
             count = os.write(self._file, view)
             self._place += count
@@ -183,7 +207,7 @@ class Log:
             self._ring.popleft()
         path = piece_path(self.path, self._place)
         file = _append_to(path)
-        os.close(self._file)
+        self._close_file()
         self._file, self._room = file, self._piece
         self._ring.append(path)
 
@@ -203,7 +227,7 @@ class Log:
         for path in [*self._ring, self.path]:
             os.rename(path, os.path.join(move_to, os.path.basename(path)))
         file = _append_to(self.path)
-        os.close(self._file)
+        self._close_file()
         self._begin(file)
         self._tail.clear()
 
@@ -212,7 +236,12 @@ class Log:
         if self.error is not None:
             with contextlib.suppress(OSError):  # the end of the run has often freed some space
                 self._write_all(b"\n[... output lost: the log could not be written ...]\n" + self._tail[-TAIL_BYTES:])
-        os.close(self._file)
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def _append_to(path: str) -> int:

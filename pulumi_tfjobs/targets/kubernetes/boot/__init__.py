@@ -1,0 +1,1 @@
+"""What runs first in a pod: standard library only, sent along as one file (see ``package.py``)."""

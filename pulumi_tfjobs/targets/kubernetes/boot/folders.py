@@ -1,0 +1,120 @@
+"""The folders that a script finds around it: its source, and where it keeps what it makes. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+class Damaged(Exception):
+    """The source could not be put in place."""
+
+
+class Folders:
+    """Where things are, below ``root`` (/tfjobs)."""
+
+    def __init__(self, root: str, run: dict[str, Any]) -> None:
+        self.root = root
+        self.run = run
+        self.work = os.path.join(root, "work")
+        self.source = os.path.join(self.work, "src")
+        self.temporary = os.path.join(self.work, "tmp")
+        self.store = os.path.join(root, "store") if run["storage"] else self.work
+        self.own = os.path.join(self.store, "runs", run["runId"])
+        self.outputs = os.path.join(self.own, "outputs")
+        self.checkpoints = os.path.join(self.own, "checkpoints")
+        self.logs = os.path.join(self.own, "logs")
+        self.metrics = os.path.join(self.own, "metrics.jsonl")
+
+    def make(self) -> None:
+        """All of them, the source unpacked, with ``outputs`` and ``logs`` of the working directory the run's.
+
+        Once in a pod, whoever else (ranks that mpirun starts) is at it.
+        """
+        for path in (self.work, self.temporary, self.outputs, self.checkpoints, self.logs):
+            os.makedirs(path, exist_ok=True)
+        with open(os.path.join(self.work, "unpacking"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = os.path.join(self.work, "unpacked")
+            if not os.path.exists(done):
+                shutil.rmtree(self.source, ignore_errors=True)
+                self._unpack()
+                _link(os.path.join(self.source, "outputs"), self.outputs)
+                _link(os.path.join(self.source, "logs"), self.logs)
+                with open(done, "w", encoding="ascii"):
+                    pass
+
+    def variables(self) -> dict[str, str]:
+        return {
+            "TFJOBS_OUTPUT_DIR": self.outputs,
+            "TFJOBS_CHECKPOINT_DIR": self.checkpoints,
+            "TFJOBS_LOG_DIR": self.logs,
+            "TFJOBS_METRICS_FILE": self.metrics,
+            "TMPDIR": self.temporary,
+        }
+
+    def resume(self, *, leads: bool) -> None:
+        """Begin with a copy of another run's checkpoints. The pod of rank 0 copies; it is done before the others need
+        it, or they find it half done as they would find any checkpoint that is being written."""
+        origin = self.run["resume"]
+        if not origin or not leads or os.listdir(self.checkpoints):
+            return
+        source = os.path.join(self.store, "runs", origin, "checkpoints")
+        partial = os.path.join(self.own, ".resuming")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.copytree(source, partial, symlinks=True)
+        except OSError as error:
+            raise Damaged(f"the checkpoints of {origin} cannot be copied: {error}") from error
+        os.rename(partial, self.checkpoints)
+
+    def _unpack(self) -> None:
+        source = self.run["source"]
+        if source["kind"] == "image":
+            if not os.path.isdir(source["path"]):
+                raise Damaged(f"the image has no folder {source['path']} (sourcePath), where the source is expected")
+            shutil.copytree(source["path"], self.source, symlinks=True)
+            return
+        content = self._archive(source)
+        found = hashlib.sha256(content).hexdigest()
+        if found != source["sha256"]:
+            raise Damaged(f"the source is damaged: its SHA-256 is {found}, and should be {source['sha256']}")
+        os.makedirs(self.source)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            # Made by us, and checked: no filter, which older Pythons do not have.
+            archive.extractall(self.source, **({"filter": "fully_trusted"} if sys.version_info >= (3, 12) else {}))  # type: ignore[arg-type]  # noqa: S202
+
+    def _archive(self, source: dict[str, Any]) -> bytes:
+        if source["kind"] == "storage":
+            paths = [os.path.join(self.store, "sources", f"{source['digest']}.tar.gz")]
+        else:
+            paths = [os.path.join(self.root, "source", f"part-{part}") for part in range(source["parts"])]
+        content = bytearray()
+        for path in paths:
+            try:
+                with open(path, "rb") as stream:
+                    content += stream.read()
+            except OSError as error:
+                raise Damaged(f"the source is not there: {error}") from error
+        return bytes(content)
+
+
+def _link(path: str, destination: str) -> None:
+    if os.path.islink(path):
+        return
+    if os.path.isdir(path):  # what the source brings stays readable where the script looks for it
+        shutil.copytree(path, destination, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        return  # the script's own file of that name
+    with contextlib.suppress(FileExistsError):
+        os.symlink(destination, path)

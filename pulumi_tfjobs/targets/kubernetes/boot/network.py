@@ -1,0 +1,76 @@
+"""Names of pods: the own one, and those of others, which come up in any order. Standard library only."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+_LOOK_SECONDS = 0.1
+_WAIT_SECONDS = 600.0
+
+
+class Unreachable(Exception):
+    """A pod's name cannot be used."""
+
+
+def address_of(host: str, seconds: float = _WAIT_SECONDS) -> str:
+    """The address of a pod by name, once it has one. Raises Unreachable."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.gethostbyname(host)
+        except OSError as error:
+            if time.monotonic() > until:
+                raise Unreachable(
+                    f"the name {host} could not be resolved for {seconds:g} s ({error}). To fix: see that the DNS "
+                    "of the cluster works, and that no network policy keeps pods from it"
+                ) from error
+        time.sleep(_LOOK_SECONDS)
+
+
+def wait_for(host: str, port: int, seconds: float = _WAIT_SECONDS) -> str:
+    """The address of a pod once something listens there at the port. Raises Unreachable."""
+    until = time.monotonic() + seconds
+    while True:
+        address = address_of(host, max(0.0, until - time.monotonic()))
+        try:
+            with socket.create_connection((address, port), 2):
+                return address
+        except OSError as error:
+            if time.monotonic() > until:
+                raise Unreachable(
+                    f"nothing answers at {host}:{port} ({address}) after {seconds:g} s: {error}"
+                ) from error
+        time.sleep(_LOOK_SECONDS)
+
+
+def own_address() -> str:
+    """The address that this pod's own name has. Raises Unreachable where that is of this pod alone."""
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError as error:
+        raise Unreachable(f"this pod's own name {name} does not resolve ({error})") from error
+    if address.startswith("127."):
+        raise Unreachable(
+            f"this pod's own name {name} resolves to {address}, and Horovod would offer that to the other pods. To "
+            "fix: in the image's /etc/hosts let the name of the host alone, or see podTemplatePatch, spec.hostAliases"
+        )
+    return address
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has this address; None where there is none."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR
+            except OSError:
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None

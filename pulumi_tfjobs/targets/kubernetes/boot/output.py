@@ -1,0 +1,149 @@
+"""What a pod prints: its replicas' output, masked, and between their lines what the reader of the log is told.
+
+A line of ours is ``::tfjobs:: {json}``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+MARK = "::tfjobs:: "
+_BLOCK = 1 << 16
+_HOLD_SECONDS = 0.5
+
+
+class Output:
+    """Standard output, shared by threads."""
+
+    def __init__(self, handle: int = 1) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()
+        self._between_lines = True
+
+    def write(self, data: bytes) -> None:
+        """As it is."""
+        if not data:
+            return
+        with self._lock:
+            self._put(data)
+            self._between_lines = data.endswith(b"\n")
+
+    def tell(self, event: str, **values: Any) -> None:
+        """A line for whoever reads the log."""
+        text = json.dumps({"e": event, "time": round(time.time(), 3), **values}, separators=(",", ":"))
+        with self._lock:
+            self._put((b"" if self._between_lines else b"\n") + f"{MARK}{text}\n".encode())
+            self._between_lines = True
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
+        self.tell("note", text=text)
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._handle, view) :]
+
+
+class Copier(threading.Thread):
+    """Copies what a replica prints until all that hold its pipe have ended. ``prefix`` is put before each line, where a
+    pod has several replicas."""
+
+    def __init__(self, reader: int, output: Output, masker: Any, prefix: bytes = b"") -> None:
+        super().__init__(daemon=True)
+        self._reader = reader
+        self._output = output
+        self._masker = masker
+        self._prefix = prefix
+        self._rest = b""
+
+    def run(self) -> None:
+        import select
+
+        while True:
+            held = self._masker is not None and self._masker.waits
+            ready = select.select([self._reader], [], [], _HOLD_SECONDS if held else None)[0]
+            if not ready:
+                self._show(self._masker.show())
+                continue
+            try:
+                data = os.read(self._reader, _BLOCK)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            self._show(self._masker.feed(data) if self._masker is not None else data)
+        if self._masker is not None:
+            self._show(self._masker.finish())
+        if self._rest:
+            self._output.write(self._prefix + self._rest + b"\n")
+        os.close(self._reader)
+
+    def _show(self, data: bytes) -> None:
+        if not self._prefix:
+            self._output.write(data)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if lines:
+            self._output.write(b"".join(self._prefix + line + b"\n" for line in lines))
+        if len(self._rest) > _BLOCK:  # a line without an end
+            self._output.write(self._prefix + self._rest + b"\n")
+            self._rest = b""
+
+
+class Metrics(threading.Thread):
+    """Tells the lines of the metrics file as they come, once a second."""
+
+    def __init__(self, path: str, output: Output) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._output = output
+        self._end = threading.Event()
+        # Lines of attempts before this one were told by them.
+        self._place = self._size()
+
+    def run(self) -> None:
+        while not self._end.wait(1.0):
+            self._poll()
+
+    def finish(self) -> None:
+        """The rest, an unfinished line included."""
+        self._end.set()
+        self.join()
+        self._poll(last=True)
+
+    def _size(self) -> int:
+        try:
+            return os.path.getsize(self._path)
+        except OSError:
+            return 0
+
+    def _poll(self, *, last: bool = False) -> None:
+        try:
+            with open(self._path, "rb") as stream:
+                if self._size() < self._place:  # written anew
+                    self._place = 0
+                stream.seek(self._place)
+                data = stream.read()
+        except OSError:
+            return
+        end = len(data) if last else data.rfind(b"\n") + 1
+        lines = data[:end].decode("utf-8", "replace").splitlines()
+        self._place += end
+        for start in range(0, len(lines), 100):
+            self._output.tell("metrics", lines=lines[start : start + 100])
+
+
+def masker_of(variables: dict[str, str], output: Output | None = None) -> Any:
+    """Makes maskers for the values of these variables; the warnings about those that cannot be masked are told."""
+    from pulumi_tfjobs.targets.local.masking import Secrets
+
+    secrets = Secrets(variables)
+    if output is not None:
+        for text in secrets.warnings():
+            output.note(text)
+    return secrets.masker

@@ -1,0 +1,204 @@
+"""An attempt at a cluster, looked at once or followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from pulumi_tfjobs.errors import TargetUnavailable
+from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.spec.state import Restart, RunState
+from pulumi_tfjobs.targets.folder import RunFolder
+from pulumi_tfjobs.targets.kubernetes import naming
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, PODS
+from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, write_end
+from pulumi_tfjobs.targets.kubernetes.informer import Informer
+from pulumi_tfjobs.targets.kubernetes.logs import Collector, told_of
+from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
+from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS
+from pulumi_tfjobs.targets.kubernetes.states import View, end_of, restart_of, run_state
+
+if TYPE_CHECKING:
+    from pulumi_tfjobs.targets.kubernetes.client import Connection
+
+# After the workload has ended: for its pods to end, beyond their grace, and for their last lines.
+_END_SECONDS = 30.0
+_LINES_SECONDS = 15.0
+_LOOK_SECONDS = 0.2
+
+
+async def look(
+    connection: Connection, handle: Handle, folder: RunFolder, attempt: int, plan: LaunchPlan
+) -> RunState | None:
+    """The attempt as it is now; None where the cluster has no such workload. Writes nothing."""
+    at = folder.attempt(attempt)
+    workload = await connection.get(JOB_SETS, handle.namespace, handle.name)
+    if workload is None:
+        return None
+    pods = await connection.list(PODS, handle.namespace, naming.selector(folder.run_id, attempt))
+    told, notes = told_of(at)
+    view = View(workload, [pod for item in pods if (pod := pod_of(item)) is not None], told, notes)
+    return run_state(folder.run_id, attempt, plan, at, view)
+
+
+def gone(folder: RunFolder, attempt: int, handle: Handle, plan: LaunchPlan, *, stopped: str) -> RunState:
+    """The state of an attempt whose workload is not there any more. ``stopped``: why it was to end; empty where that
+    was not us."""
+    at = folder.attempt(attempt)
+    told, notes = told_of(at)
+    workload: Mapping[str, Any] = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    restart = max((item.restart for item in told.values()), default=0)
+    workload["status"]["restarts"] = restart
+    found = run_state(folder.run_id, attempt, plan, at, View(workload, (), told, notes))
+    reason = stopped or f"the JobSet {handle.name} was deleted in {handle.namespace} by somebody else"
+    return found._replace(
+        phase=phases.CANCELLED if stopped else phases.INTERRUPTED,
+        reason=reason,
+        first_failure="",
+        exit_code=None,
+        finished_at=found.finished_at or time.time(),
+    )
+
+
+class Watch:
+    """Follows one attempt."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        handle: Handle,
+        folder: RunFolder,
+        attempt: int,
+        plan: LaunchPlan,
+        *,
+        metrics: bool,
+    ) -> None:
+        self._connection = connection
+        self._handle = handle
+        self._folder = folder
+        self._attempt = attempt
+        self._at = folder.attempt(attempt)
+        self._plan = plan
+        self._woken = asyncio.Event()
+        self._restarts: list[Restart] = []
+        self._updated = 0
+        self._failed_pods: dict[int, str] = {}
+        self._collector = Collector(connection, folder, self._at, plan, metrics=metrics, changed=self._woken.set)
+
+    async def states(self, stopped: Any) -> AsyncGenerator[RunState, None]:
+        """Each new state, the last one recorded. ``stopped()``: why the run was to end, empty where it was not."""
+        name = f"metadata.name={self._handle.name}"
+        selector = naming.selector(self._folder.run_id, self._attempt)
+        workloads = Informer(self._connection, JOB_SETS, self._handle.namespace, field=name, patience=PATIENT_SECONDS)
+        pods = Informer(self._connection, PODS, self._handle.namespace, selector, trim=trim, patience=PATIENT_SECONDS)
+        last: RunState | None = None
+        try:
+            async with workloads, pods, _Waking(self._woken, workloads, pods) as waking:
+                while True:
+                    await self._woken.wait()
+                    self._woken.clear()
+                    waking.check()
+                    if not (workloads.synced and pods.synced):
+                        continue
+                    found = await self._state(workloads, pods, stopped)
+                    if last is None or found._replace(updated=last.updated) != last:
+                        self._updated += 1
+                        last = found._replace(updated=self._updated)
+                        if last.finished:
+                            await asyncio.to_thread(write_end, self._at, last)
+                        yield last
+                    if found.finished:
+                        return
+        finally:
+            await self._collector.close()
+
+    async def _state(self, workloads: Informer, informer: Informer, stopped: Any) -> RunState:
+        recorded = await asyncio.to_thread(read_end, self._at)
+        if recorded is not None:
+            self._updated = max(self._updated, recorded.updated)
+            return recorded
+        pods = [pod for item in informer.items.values() if (pod := pod_of(item)) is not None]
+        self._collector.update(pods)
+        workload = workloads.items.get(self._handle.name)
+        if workload is None:
+            await self._settled(informer)
+            await self._collector.finish(_LINES_SECONDS)
+            return gone(self._folder, self._attempt, self._handle, self._plan, stopped=stopped())
+        self._note_restarts(workload, pods)
+        if end_of(workload)[0]:
+            pods = await self._settled(informer)
+            await self._collector.finish(_LINES_SECONDS)
+        trouble = workloads.trouble or informer.trouble
+        view = View(
+            workload,
+            pods,
+            self._collector.told,
+            tuple(self._collector.notes),
+            trouble=f"the API server does not answer: {trouble}" if trouble else "",
+            restarts=tuple(self._restarts),
+        )
+        state = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view)
+        why = stopped() if state.finished and state.phase != phases.SUCCEEDED else ""
+        return state._replace(phase=phases.CANCELLED, reason=why, first_failure="") if why else state
+
+    async def _settled(self, informer: Informer) -> list[Pod]:
+        """The pods once none of them runs any more; those that were deleted meanwhile as they were last seen."""
+        until = time.monotonic() + self._plan.stop_grace_seconds + _END_SECONDS
+        seen: dict[str, Pod] = {}
+        while True:
+            now = {pod.name: pod for item in informer.items.values() if (pod := pod_of(item)) is not None}
+            seen.update(now)
+            self._collector.update(now.values())
+            if all(pod.finished for pod in now.values()) or time.monotonic() > until:
+                return list(seen.values())
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _note_restarts(self, workload: Mapping[str, Any], pods: list[Pod]) -> None:
+        """What was started again, and why as far as it can be told."""
+        for pod in pods:
+            if pod.ended is not None and pod.ended.code and pod.restart not in self._failed_pods:
+                why = pod.disrupted or pod.ended.reason or f"exit code {pod.ended.code}"
+                self._failed_pods[pod.restart] = f"{pod.type}-{pod.number}: {why}"
+        for number in range(len(self._restarts), restart_of(workload)):
+            reason = self._failed_pods.get(number, "a pod was lost")
+            self._restarts.append(Restart(number + 1, time.time(), reason, logs=self._at.restart(number + 1)))
+
+
+class _Waking:
+    """Sets an event whenever one of the informers has something new."""
+
+    def __init__(self, woken: asyncio.Event, *informers: Informer) -> None:
+        self._woken = woken
+        self._informers = informers
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._follow(informer)) for informer in self._informers]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self, informer: Informer) -> None:
+        try:
+            async with contextlib.aclosing(informer.changes()) as changes:
+                async for _ in changes:
+                    self._woken.set()
+        finally:
+            self._woken.set()
+
+    def check(self) -> None:
+        """Raise what has ended one of them."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                if isinstance(error, TargetUnavailable):
+                    raise error
+                raise TargetUnavailable(f"the cluster could not be followed: {error}") from error

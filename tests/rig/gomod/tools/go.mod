@@ -1,0 +1,3 @@
+module rig/tools
+
+go 1.23

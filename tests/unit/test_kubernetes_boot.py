@@ -1,0 +1,301 @@
+"""What runs first in a pod: the real file, started by itself, with a folder in the place of /tfjobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.spec.model import Horovod, MultiWorker, ParameterServer
+from pulumi_tfjobs.targets.kubernetes import source
+from pulumi_tfjobs.targets.kubernetes.boot.output import MARK
+from pulumi_tfjobs.targets.kubernetes.boot.package import pyz
+from pulumi_tfjobs.targets.kubernetes.members import groups
+from tests.conformance.place import plan_of
+
+DEADLINE = 30.0
+SECRET = "correct horse battery staple"
+FOR_EVER = "import signal\nwhile True: signal.pause()\n"
+
+
+class Pod:
+    """A pod without a cluster: its folders, and its process."""
+
+    def __init__(
+        self,
+        root: Path,
+        plan: LaunchPlan,
+        script: str,
+        *,
+        pod: tuple[str, int] = ("worker", 0),
+        secrets: dict[str, str] | None = None,
+        files: dict[str, str] | None = None,
+        **changes: Any,
+    ) -> None:
+        self.root = root
+        given = root / "given"
+        given.mkdir(parents=True)
+        for name, text in {"train.py": "import json, os, sys\n" + textwrap.dedent(script), **(files or {})}.items():
+            (given / name).parent.mkdir(parents=True, exist_ok=True)
+            (given / name).write_text(text)
+        content = source.archive(str(given))
+        for folder in ("boot", "run", "source", "work"):
+            (root / folder).mkdir()
+        (root / "boot" / "tfjobs.pyz").write_bytes(pyz())
+        digest = hashlib.sha256(content).hexdigest()
+        for number, piece in enumerate(source.parts(content)):
+            (root / "source" / f"part-{number}").write_bytes(piece)
+        hosts = {group.type: [f"h-{group.type}-{i}" for i in range(len(group.pods))] for group in groups(plan)}
+        run = {
+            "v": 1,
+            "runId": plan.run_id,
+            "attempt": 1,
+            "plan": plan.to_json(),
+            "hosts": hosts,
+            "source": {"kind": "config", "digest": digest, "parts": 1, "sha256": digest, "path": ""},
+            "storage": False,
+            "requirements": [],
+            "secrets": sorted(secrets or {}),
+            "resume": "",
+            **changes,
+        }
+        (root / "run" / "run.json").write_text(json.dumps(run))
+        env = {
+            "PATH": os.environ["PATH"],
+            "TFJOBS_ROOT": str(root),
+            "TFJOBS_POD_TYPE": pod[0],
+            "TFJOBS_POD_INDEX": str(pod[1]),
+            "PULUMI_ACCESS_TOKEN": SECRET,
+            **(secrets or {}),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(root / "boot" / "tfjobs.pyz")], env=env, stdout=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            for line in stream:
+                with self._more:
+                    self.lines.append(line.rstrip("\n"))
+                    self._more.notify_all()
+
+    def says(self, text: str) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: any(text in line for line in self.lines), DEADLINE), self.lines
+
+    def ends(self) -> int:
+        code = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        return code
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """What the reader of the log is told."""
+        return [json.loads(line.removeprefix(MARK)) for line in self.lines if line.startswith(MARK)]
+
+    def event(self, kind: str) -> dict[str, Any]:
+        return next(item for item in self.told if item["e"] == kind)
+
+    @property
+    def log(self) -> list[str]:
+        """What a replica has printed."""
+        return [line for line in self.lines if not line.startswith(MARK)]
+
+    def termination(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / "work" / "termination").read_text())
+        return found
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Any]:
+    made: list[Pod] = []
+
+    def make(plan: LaunchPlan, script: str, **more: Any) -> Pod:
+        made.append(Pod(tmp_path / str(len(made)), plan, script, **more))
+        return made[-1]
+
+    yield make
+    for pod in made:
+        if pod.process.poll() is None:
+            pod.process.kill()
+            pod.ends()
+
+
+def test_a_script_that_ends_well(pods: Any) -> None:
+    plan = plan_of(script_params=(("--epochs", ("3",)),), environment_variables={"GIVEN": "x y"})
+    pod = pods(
+        plan,
+        """
+        open('outputs/model', 'w').write('m')
+        open('logs/events', 'w').write('e')
+        with open(os.environ['TFJOBS_METRICS_FILE'], 'a') as stream:
+            stream.write('{"step": 1, "loss": 0.5}\\n{"step": 2}')
+        names = ('GIVEN', 'CUDA_VISIBLE_DEVICES', 'TFJOBS_RUN_ID', 'TFJOBS_ATTEMPT', 'PULUMI_ACCESS_TOKEN')
+        print(sys.argv[1:], [os.environ.get(name) for name in names], os.path.basename(os.getcwd()))
+        print('to stderr', file=sys.stderr)
+        """,
+    )
+    assert pod.ends() == 0
+    values = ["x y", "-1", plan.run_id, "1", None]
+    assert pod.log == [f"['--epochs', '3'] {values!r} src", "to stderr"]
+    own = pod.root / "work" / "runs" / plan.run_id
+    assert (own / "outputs" / "model").read_text() == "m"
+    assert (own / "logs" / "events").read_text() == "e"
+    assert pod.event("metrics")["lines"] == ['{"step": 1, "loss": 0.5}', '{"step": 2}']
+    assert (pod.event("exit")["replica"], pod.event("exit")["code"]) == ("worker-0", 0)
+    assert pod.termination()["replicas"] == {"worker-0": {"code": 0}}
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "how"),
+    [
+        ("sys.exit(3)", 3, {"code": 3}),
+        ("os.kill(os.getpid(), 9)", 137, {"signal": 9}),
+        ("import subprocess; subprocess.Popen(['sleep', '600']); sys.exit(4)", 4, {"code": 4}),
+    ],
+)
+def test_how_a_script_ends_is_how_the_pod_ends(pods: Any, ending: str, code: int, how: dict[str, int]) -> None:
+    pod = pods(plan_of(), f"print('the last words', flush=True); {ending}")
+    assert pod.ends() == code
+    assert pod.log == ["the last words"]
+    assert pod.termination()["replicas"] == {"worker-0": how}
+
+
+def test_who_does_not_decide_waits_for_the_end_of_the_run(pods: Any) -> None:
+    with_chief = plan_of(ParameterServer(workers=2, parameter_servers=1, chief=True))
+    alone = plan_of(ParameterServer(workers=2, parameter_servers=1))
+    all_of_them = plan_of(MultiWorker(workers=2))
+    waiting = [
+        pods(with_chief, "sys.exit(5)", pod=("worker", 0)),
+        pods(with_chief, "pass", pod=("ps", 0)),
+        pods(alone, "pass", pod=("worker", 1)),
+    ]
+    ending = {
+        pods(with_chief, "sys.exit(6)", pod=("ps", 0)): 6,
+        pods(with_chief, "pass", pod=("chief", 0)): 0,
+        pods(alone, "sys.exit(5)", pod=("worker", 1)): 5,
+        pods(alone, "pass", pod=("worker", 0)): 0,
+        pods(all_of_them, "pass", pod=("worker", 1)): 0,
+    }
+    for pod, code in ending.items():
+        assert pod.ends() == code
+    for pod in waiting:
+        pod.says('"e":"exit"')
+        assert pod.process.poll() is None
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.ends() == 0
+    assert waiting[0].event("exit")["code"] == 5
+
+
+def test_a_script_may_tidy_up_and_one_that_will_not_stop_is_killed(pods: Any) -> None:
+    tidy = pods(
+        plan_of(),
+        """
+        import signal
+        def tidy(*_):
+            open('outputs/tidied', 'w').close()
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, tidy)
+        print('ready', flush=True)
+        while True: signal.pause()
+        """,
+    )
+    stubborn = pods(
+        plan_of(stop_grace_seconds=0.2),
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True)\n" + FOR_EVER,
+    )
+    for pod in (tidy, stubborn):
+        pod.says("ready")
+        pod.process.send_signal(signal.SIGTERM)
+    assert tidy.ends() == 0
+    assert (tidy.root / "work" / "runs" / plan_of().run_id / "outputs" / "tidied").exists()
+    assert stubborn.ends() == 137
+    assert (stubborn.event("exit")["signal"], stubborn.event("exit")["by_us"]) == (9, True)
+
+
+def test_the_time_limit(pods: Any) -> None:
+    pod = pods(plan_of(max_run_duration_seconds=0.3), FOR_EVER)
+    assert pod.ends() == 124
+    assert "maxRunDurationSeconds allows (0.3 s)" in pod.termination()["reason"]
+
+
+def test_secrets_reach_the_script_and_are_masked_in_what_it_prints(pods: Any) -> None:
+    pod = pods(
+        plan_of(environment_variables={"TOKEN": ""}, secret_variables=frozenset({"TOKEN"})),
+        f"assert os.environ['TOKEN'] == {SECRET[::-1]!r}[::-1]\nprint('token', os.environ['TOKEN'], 'told')",
+        secrets={"TOKEN": SECRET},
+    )
+    assert pod.ends() == 0
+    assert pod.log == ["token *** told"]
+
+
+def test_several_replicas_of_a_pod_have_names_before_their_lines(pods: Any) -> None:
+    plan = plan_of(Horovod(nodes=2, processes_per_node=2, controller="mpi"))
+    pod = pods(
+        plan,
+        "print('I am', os.environ['TFJOBS_RANK'], flush=True)\n"
+        "if os.environ['TFJOBS_RANK'] == '3': sys.exit(7)\n" + FOR_EVER,
+        pod=("worker", 1),
+    )
+    assert pod.ends() == 7
+    assert sorted(pod.log) == ["[worker-2] I am 2", "[worker-3] I am 3"]
+    assert pod.termination()["reason"] == "worker-3 failed"
+
+
+def test_tf_config_names_the_hosts(pods: Any) -> None:
+    pod = pods(
+        plan_of(ParameterServer(workers=2, parameter_servers=1)), "print(os.environ['TF_CONFIG'])", pod=("worker", 0)
+    )
+    assert pod.ends() == 0
+    assert json.loads(pod.log[0]) == {
+        "cluster": {"ps": ["h-ps-0:2222"], "worker": ["h-worker-0:2222", "h-worker-1:2222"]},
+        "task": {"type": "worker", "index": 0},
+        "environment": "cloud",
+    }
+    assert pod.event("start")["tf_config"] == pod.log[0]
+
+
+def test_what_cannot_start_says_why(pods: Any) -> None:
+    damaged = pods(plan_of(), "pass", source={"kind": "config", "digest": "d", "parts": 1, "sha256": "0" * 64, "path": ""})
+    unfit = pods(plan_of(), "pass", requirements=["tensorflow==2.15.1", "no-such-package>=1"])
+    old = pods(plan_of(), "pass", requirements=["pytest==1.0"])
+    assert damaged.ends() == unfit.ends() == 3
+    assert "the source is damaged" in damaged.event("note")["text"]
+    assert "the image has no tensorflow" in unfit.termination()["reason"]
+    assert old.ends() == 0
+    assert "the job asks for pytest==1.0" in old.event("note")["text"]
+
+
+def test_an_outputs_folder_that_the_source_brings_is_kept(pods: Any) -> None:
+    pod = pods(plan_of(), "print(open('outputs/start.txt').read())", files={"outputs/start.txt": "brought"})
+    assert pod.ends() == 0
+    assert pod.log == ["brought"]
+
+
+def test_the_archive_is_the_same_for_the_same_content(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "empty").mkdir(parents=True)
+        (tmp_path / name / "run.sh").write_text("#!/bin/sh\n")
+        (tmp_path / name / "run.sh").chmod(0o755)
+        (tmp_path / name / "link").symlink_to("run.sh")
+    os.utime(tmp_path / "a" / "run.sh", (1, 1))
+    assert source.archive(str(tmp_path / "a")) == source.archive(str(tmp_path / "b"))
+    content = os.urandom(source.PART_BYTES * 2 + 1)
+    assert [len(piece) for piece in source.parts(content)] == [source.PART_BYTES, source.PART_BYTES, 1]
+    assert source.parts(content * 2) == [], "too large for ConfigMaps"
