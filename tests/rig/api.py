@@ -48,6 +48,7 @@ class Api:
         self._context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
         self._context.load_cert_chain(certificates / "admin.crt", certificates / "admin.key")
         self._local = threading.local()
+        self._all: list[http.client.HTTPSConnection] = []
 
     def raw(self, method: str, path: str, body: object = None, content: str = "application/json") -> bytes:
         """A request and its answer.
@@ -170,7 +171,13 @@ class Api:
                 "127.0.0.1", self._port, context=self._context, timeout=TIMEOUT_SECONDS
             )
             self._local.connection = found
+            self._all.append(found)
         return found
+
+    def close(self) -> None:
+        """Hangs up, for every thread."""
+        for connection in self._all:
+            connection.close()
 
     def _forget(self) -> None:
         found = getattr(self._local, "connection", None)

@@ -61,14 +61,11 @@ MODULES = (
         "queueing",
         {
             "coredns": "./coredns",
-            "mpi-operator": "github.com/kubeflow/mpi-operator/cmd/mpi-operator",
+            "mpi-operator": "./mpi-operator",
             "kueue": "sigs.k8s.io/kueue/cmd/kueue",
         },
     ),
-    _Module(
-        "training-operator",
-        {"training-operator": "github.com/kubeflow/training-operator/cmd/training-operator.v1"},
-    ),
+    _Module("training-operator", {"training-operator": "./training-operator"}),
 )
 
 # Name → (module folder, Go module, globs in it): what is in the files is written to manifests/<name>.json.
@@ -255,13 +252,18 @@ def _copy_manifests(home: Path, go: Path) -> None:
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def _installed(file: str) -> bool:
+    # Of the network plugins only this very file will do: iproute2 has a program `bridge` too.
+    return Path("/", file).is_file() or ("/cni/" not in file and shutil.which(Path(file).name) is not None)
+
+
 def _unpack(home: Path, runner: Runner) -> None:
     """Debian's packages, where their programs are not installed. Unpacking needs no root, and installs nothing."""
     root = home / "root"
     missing = [
         package
         for package, file in DEBIAN.items()
-        if not shutil.which(Path(file).name) and not Path("/", file).is_file() and not (root / file).is_file()
+        if not (_installed(file) or (root / file).is_file())
     ]
     if not missing:
         return

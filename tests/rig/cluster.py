@@ -124,6 +124,8 @@ class Cluster:
         Raises:
             RigError: Something is left; says what.
         """
+        if self._api is not None:
+            self._api.close()
         left = teardown.teardown(self.folder)
         self.processes.let_go()
         if left:
@@ -428,6 +430,7 @@ class Cluster:
             "--node-monitor-grace-period=120s",
             "--concurrent-job-syncs=20",
             "--concurrent-namespace-syncs=20",
+            "--pvclaimbinder-sync-period=1s",  # a claim's volume is found by this timer only
         )
         self._kubernetes(
             "kube-scheduler",

@@ -47,11 +47,12 @@ class Processes:
         (folder / "pid").mkdir(exist_ok=True)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._pipe: int | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
 
     def keep(self) -> None:
         """From now on the rig ends with this process, even where that is killed: a keeper sees its end of a pipe close."""
         reading, self._pipe = os.pipe()
-        subprocess.Popen(
+        self._keeper = subprocess.Popen(
             [sys.executable, "-I", teardown.__file__, str(self.folder), str(reading)],
             pass_fds=[reading],
             start_new_session=True,
@@ -67,6 +68,9 @@ class Processes:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
+        for child in (*self._children.values(), *([self._keeper] if self._keeper else [])):
+            child.wait(teardown.END_SECONDS)
+        self._children.clear()
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Starts a program in a session of its own, its output in log/<name>.log."""

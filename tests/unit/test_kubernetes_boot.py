@@ -272,7 +272,9 @@ def test_tf_config_names_the_hosts(pods: Any) -> None:
 
 
 def test_what_cannot_start_says_why(pods: Any) -> None:
-    damaged = pods(plan_of(), "pass", source={"kind": "config", "digest": "d", "parts": 1, "sha256": "0" * 64, "path": ""})
+    damaged = pods(
+        plan_of(), "pass", source={"kind": "config", "digest": "d", "parts": 1, "sha256": "0" * 64, "path": ""}
+    )
     unfit = pods(plan_of(), "pass", requirements=["tensorflow==2.15.1", "no-such-package>=1"])
     old = pods(plan_of(), "pass", requirements=["pytest==1.0"])
     assert damaged.ends() == unfit.ends() == 3

@@ -57,6 +57,14 @@ async def test_objects_come_and_go(server: KubeServer, connection: Connection) -
     assert server.requests("GET")[0].headers["Authorization"] == "Bearer secret"
 
 
+async def test_a_large_object_arrives(server: KubeServer, connection: Connection) -> None:
+    """A part of a source is more than a MiB in JSON: aiohttp would warn, and warnings are errors here."""
+    await connection.create(CONFIG_MAPS, "team", {**config_map("part"), "binaryData": {"part-0": "A" * 1_300_000}})
+    found = await connection.get(CONFIG_MAPS, "team", "part")
+    assert found is not None
+    assert len(found["binaryData"]["part-0"]) == 1_300_000
+
+
 async def test_a_list_of_many_pages_begins_anew_when_its_rest_is_of_another_time(
     server: KubeServer, connection: Connection
 ) -> None:
@@ -175,8 +183,12 @@ async def test_a_token_that_says_when_it_ends_is_renewed_before(
 async def test_what_a_login_plugin_says_is_told_and_not_logged(
     server: KubeServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", "echo no card >&2; exit 3"]}
-    with pytest.raises(TargetUnavailable, match="process returned 3.*no card"):
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", "echo no card >&2; exit 3"],
+    }
+    with pytest.raises(TargetUnavailable, match=r"process returned 3.*no card"):
         await Connection.open(options(kubeconfig(server.address, exec=plugin)))
     assert capfd.readouterr() == ("", "")
 
@@ -242,8 +254,10 @@ async def test_keys_and_certificates_leave_no_files(tmp_path: Path, monkeypatch:
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     async with kube_server(tls) as server:
-        content = kubeconfig(server.address, **{"client-certificate-data": _data(certificate), "client-key-data": _data(key)})
-        with pytest.raises(TargetUnavailable, match="certificate of https://.* was not accepted"):
+        content = kubeconfig(
+            server.address, **{"client-certificate-data": _data(certificate), "client-key-data": _data(key)}
+        )
+        with pytest.raises(TargetUnavailable, match=r"certificate of https://.* was not accepted"):
             async with await Connection.open(options(content)) as stranger:
                 await stranger.list(PODS, "team")
         content["clusters"][0]["cluster"]["certificate-authority-data"] = _data(certificate)
@@ -260,7 +274,18 @@ def _data(path: Path) -> str:
 def _certificate(folder: Path) -> tuple[Path, Path]:
     """One that signs itself, for the server and for the client."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     command += ["-subj", "/CN=tfjobs", "-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key

@@ -33,6 +33,9 @@ NODES = Api("", "v1", "nodes", "Node")
 QUOTAS = Api("", "v1", "resourcequotas", "ResourceQuota")
 JOBS = Api("batch", "v1", "jobs", "Job")
 JOB_SETS = Api("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
+TF_JOBS = Api("kubeflow.org", "v1", "tfjobs", "TFJob")
+MPI_JOBS = Api("kubeflow.org", "v2beta1", "mpijobs", "MPIJob")  # of mpi-operator
+MPI_JOBS_V1 = Api("kubeflow.org", "v1", "mpijobs", "MPIJob")  # of training-operator; a cluster has one of the two
 
 
 def path_of(api: Api, namespace: str = "", name: str = "", part: str = "") -> str:

@@ -77,7 +77,7 @@ def _not_brought(options: Options, folder: RunFolder, error: BaseException) -> s
     what = "metrics and event files" if options.collect == "metrics" else "outputs, metrics and event files"
     text = str(error) or type(error).__name__
     if isinstance(error, OSError):
-        text = f"{error.strerror or error}, in {folder.root}"
+        text = f"{error.strerror or error} ({error.filename or folder.root})"
     return (
         f"{what} could not be brought here, as a whole or in part: {text}. They are still in the storage: run "
         "`pulumi up` or `pulumi refresh` again to bring them"

@@ -3,7 +3,8 @@
 ::
 
     TargetUnavailable
-    └── Unreadable        it answered, and did not tell (no permission, no such API, bad credentials)
+    ├── Unreadable        it answered, and did not tell (no permission, no such API, bad credentials)
+    └── Later             it answered that it cannot now (overloaded, a part of it down)
     LaunchFailed
     └── Refused           it answered, and did not do it (no permission, invalid object, quota)
         ├── AlreadyExists an object of that name is there
@@ -29,6 +30,14 @@ _LONGEST_TEXT = 2000
 
 class Unreadable(TargetUnavailable):
     """The API server answered, but not what was asked for."""
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Later(TargetUnavailable):
+    """The API server answered that it cannot do it now."""
 
     def __init__(self, message: str, status: int) -> None:
         self.status = status

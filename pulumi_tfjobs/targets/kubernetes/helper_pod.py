@@ -18,8 +18,8 @@ from pulumi_tfjobs.errors import LaunchFailed
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import EVENTS, PODS
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists
-from pulumi_tfjobs.targets.kubernetes.objects import CONTAINER as TRAINING
 from pulumi_tfjobs.targets.kubernetes.objects import STORE, WORK, given
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER as TRAINING
 from pulumi_tfjobs.targets.kubernetes.storage import StorageTrouble
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _HOPELESS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
      "CreateContainerError", "RunContainerError"}
 )  # fmt: skip
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _HOPELESS_SECONDS = 15.0
 _UNPLACED_SECONDS = 90.0
 
@@ -200,27 +201,18 @@ def _volumes(place: StoragePlace, others: Sequence[Volume]) -> tuple[list[dict[s
 
 def _placing(options: Options, place: StoragePlace) -> dict[str, Any]:
     """Where it runs. A folder of a node is only there. Else it would rather be where the job's pods are, which have the
-    image, and may hold a volume that only one node can mount; but no node is added for it."""
-    if place.host_path:
-        return {"nodeSelector": dict(options.node_selector), "affinity": options.affinity}
-    nodes = [
-        {"key": key, "operator": "In", "values": [value]} for key, value in sorted(dict(options.node_selector).items())
-    ]
-    beside = {"labelSelector": {"matchLabels": naming.MANAGED}}
-    affinity: dict[str, Any] = {
-        "podAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 100, "podAffinityTerm": {**beside, "topologyKey": "kubernetes.io/hostname"}}
-            ]
-        }
-    }
-    if nodes:
-        affinity["nodeAffinity"] = {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 50, "preference": {"matchExpressions": nodes}}
-            ]
-        }
-    return {"affinity": affinity}
+    image, and may hold a volume that only one node can mount; but no node of a special kind is added for it."""
+    selector = dict(options.node_selector)
+    if place.host_path or any(volume.host_path for volume in options.volumes):
+        return {"nodeSelector": selector, "affinity": options.affinity}
+    # The architecture, operating system or zone: elsewhere it would not run.
+    needed = {key: value for key, value in selector.items() if key.partition("/")[0].endswith("kubernetes.io")}
+    wished = [{"key": key, "operator": "In", "values": [selector[key]]} for key in sorted(selector.keys() - needed)]
+    beside = {"labelSelector": {"matchLabels": naming.MANAGED}, "topologyKey": "kubernetes.io/hostname"}
+    affinity = {"podAffinity": {_PREFERRED: [{"weight": 100, "podAffinityTerm": beside}]}}
+    if wished:
+        affinity["nodeAffinity"] = {_PREFERRED: [{"weight": 50, "preference": {"matchExpressions": wished}}]}
+    return {"nodeSelector": needed, "affinity": affinity}
 
 
 def _is_going(pod: Mapping[str, Any]) -> bool:

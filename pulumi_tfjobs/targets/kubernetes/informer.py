@@ -128,10 +128,11 @@ class Informer:
                 now = time.monotonic()
                 if self._failing_since is None:
                     self._failing_since = now
-                if now - self._failing_since >= self._patience:
+                elif now - self._failing_since >= self._patience:
                     self._fail(error)
                     return
-                self._set_trouble(str(error))
+                else:  # a connection that is cut once, and is there again, is none
+                    self._set_trouble(str(error))
                 await asyncio.sleep(self._backoff.next())
                 continue
             except Exception as error:  # noqa: BLE001 whoever follows must not wait for ever
@@ -189,6 +190,8 @@ class Informer:
 
     def _well(self) -> None:
         self._failing_since = None
+        # Not all: a server that takes a watch and ends it at once is not to be asked without pause.
+        self._backoff.ease()
         self._set_trouble("")
 
     def _set_trouble(self, text: str) -> None:

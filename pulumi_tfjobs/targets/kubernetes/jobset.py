@@ -13,7 +13,8 @@ from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS
 from pulumi_tfjobs.targets.kubernetes.members import Group, deciding, groups
-from pulumi_tfjobs.targets.kubernetes.objects import CONTAINER, Request, given, pod_template
+from pulumi_tfjobs.targets.kubernetes.objects import Request, given, pod_template
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
 
 HOST = "{name}-{type}-{index}-0.{name}"
 DOMAIN = "jobset.sigs.k8s.io"
@@ -30,7 +31,6 @@ _INFRASTRUCTURE = 128  # from here on, exit codes are signals
 def jobset(request: Request) -> dict[str, Any]:
     """The JobSet of an attempt."""
     options, plan = request.options, request.plan
-    queueing = {QUEUE: options.queue, WORKLOAD_PRIORITY: options.workload_priority}
     exclusive = {_EXCLUSIVE: options.exclusive_topology}
     # The workers' successes count one by one where one of them decides alone: the others do not end by themselves.
     alone = plan.success_policy == "default" and deciding(plan) == ("worker",)
@@ -39,7 +39,7 @@ def jobset(request: Request) -> dict[str, Any]:
         "kind": JOB_SETS.kind,
         "metadata": {
             "name": request.name,
-            "labels": {**request.labels, **given(queueing)},
+            "labels": {**request.labels, **queue_labels(options)},
             "annotations": {**request.annotations, **given(exclusive)},
         },
         "spec": {
@@ -48,7 +48,7 @@ def jobset(request: Request) -> dict[str, Any]:
             "successPolicy": {"operator": "Any" if alone else "All", "targetReplicatedJobs": list(deciding(plan))},
             "failurePolicy": {
                 "maxRestarts": plan.retries or options.max_preemptions,
-                "rules": [{"name": "no-retry", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+                "rules": _final_failures(plan),
             },
             "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
         },
@@ -59,6 +59,23 @@ def jobset(request: Request) -> dict[str, Any]:
     if options.ttl_seconds_after_finished is not None:
         body["spec"]["ttlSecondsAfterFinished"] = options.ttl_seconds_after_finished
     return body
+
+
+def queue_labels(options: Options) -> dict[str, str]:
+    """Labels of a workload by which Kueue takes it."""
+    return given({QUEUE: options.queue, WORKLOAD_PRIORITY: options.workload_priority})
+
+
+def _final_failures(plan: LaunchPlan) -> list[dict[str, Any]]:
+    """Failures of a Job that end the run; all others make the group start again."""
+    rules: list[dict[str, Any]] = [
+        {"name": "noRetry", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    ]
+    if plan.ps_restarts and not plan.retries:
+        # A parameter server has failed more often than it may. (Where it was taken away, that was not counted.)
+        spent = {"onJobFailureReasons": ["BackoffLimitExceeded"], "targetReplicatedJobs": ["ps"]}
+        rules.append({"name": "psRestarts", "action": "FailJobSet", **spent})
+    return rules
 
 
 def _replicated_job(request: Request, group: Group) -> dict[str, Any]:
@@ -89,14 +106,12 @@ def _replicated_job(request: Request, group: Group) -> dict[str, Any]:
 def _failure_rules(plan: LaunchPlan, group: Group) -> list[dict[str, Any]]:
     """Which ends of a pod make the whole group start again. A pod that was taken away (preempted, evicted, its node
     drained) always counts as one of these."""
-    rules: list[dict[str, Any]] = [
-        {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    ]
-    if group.type == "ps" and plan.ps_restarts:
-        return rules
+    disrupted = [{"type": "DisruptionTarget", "status": "True"}]
+    if group.type == "ps" and plan.ps_restarts:  # it is started again by itself
+        return [{"action": "Ignore", "onPodConditions": disrupted}]
     operator, values = _final_codes(plan)
     codes = {"containerName": CONTAINER, "operator": operator, "values": values}
-    return [*rules, {"action": "FailJob", "onExitCodes": codes}]
+    return [{"action": "Count", "onPodConditions": disrupted}, {"action": "FailJob", "onExitCodes": codes}]
 
 
 def _final_codes(plan: LaunchPlan) -> tuple[str, list[int]]:

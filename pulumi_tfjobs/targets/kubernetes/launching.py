@@ -35,6 +35,8 @@ async def launch(
     secrets: Mapping[str, str],
     context: RunContext,
     requirements: tuple[str, ...],
+    *,
+    tell_metrics: bool,
 ) -> Handle:
     """Make the attempt's objects, the workload last; one that is there already is taken. Raises LaunchFailed,
     TargetUnavailable."""
@@ -55,6 +57,7 @@ async def launch(
             labels=naming.labels_of(plan.run_id, at.number, plan.digest, plan.job, context),
             annotations=naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
             requirements=requirements,
+            tell_metrics=tell_metrics,
         )
         await asyncio.to_thread(write_handle, at, handle)
         found = await _create(connection, request)

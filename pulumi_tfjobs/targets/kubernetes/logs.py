@@ -1,291 +1,194 @@
-"""What pods print, into the logs of their replicas here, as long as the pods are there; and what their lines tell.
-
-A stream that breaks is taken up where it broke: lines come with their times, and how far each pod was read is kept in
-the attempt's folder, also for another process that goes on with it.
-"""
+"""The logs of an attempt's pods, collected while they live: a JobSet deletes pods, and their logs with them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-from pulumi_tfjobs.errors import TargetUnavailable
-from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
-from pulumi_tfjobs.targets.kubernetes.api import PODS, path_of
-from pulumi_tfjobs.targets.kubernetes.boot.output import MARK
-from pulumi_tfjobs.targets.kubernetes.client import Connection
-from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Unreadable
-from pulumi_tfjobs.targets.kubernetes.lines import split_lines
-from pulumi_tfjobs.targets.kubernetes.members import groups
-from pulumi_tfjobs.targets.kubernetes.pods import Pod
-from pulumi_tfjobs.targets.kubernetes.retrying import Backoff
-from pulumi_tfjobs.targets.kubernetes.states import Told
-from pulumi_tfjobs.targets.local.logs import Log
+from typing_extensions import Self
 
-_AT_ONCE = 200
-_OPEN_LOGS = 200
-_LONGEST_LINE = 8 << 20
+from pulumi_tfjobs.errors import TargetUnavailable
+from pulumi_tfjobs.targets.folder import RunFolder
+from pulumi_tfjobs.targets.kubernetes.client import Connection
+from pulumi_tfjobs.targets.kubernetes.following import Desk, Follower, Source
+from pulumi_tfjobs.targets.kubernetes.informer import Informer
+from pulumi_tfjobs.targets.kubernetes.keeping import Event, Keeper
+from pulumi_tfjobs.targets.local.logs import DEFAULT_BYTES
+
+STREAMS = 200
 _SAVE_SECONDS = 1.0
-_MARK = MARK.encode()
-_KEPT_NOTES = 20
+_LOCK_SECONDS = 2.0
 
 
 class Collector:
-    """Follows the logs of an attempt's pods. One process at a time does so; others may only :attr:`read` what is known.
+    """Copies what pods print into the logs of their replicas, as long as it is entered.
 
-    ``told``: what each replica's pod has told of it. ``changed`` is called when that changes. ``metrics``: whether the
-    lines of the metrics file are to be kept here (the run's own file is not the one that scripts write to).
+    ``pods``: an informer that is entered; ``describe`` says of one of its items which log it is, None for pods that are
+    to be left alone. ``on_event`` is called with what the bootstrap tells, also with what it had told to earlier
+    collectors. ``expected``: how many pods there will be: where they are more than ``streams``, the first of each type
+    are followed and the others asked every 10 s. ``most``: bytes that one replica's log takes.
+
+    Of all processes one collects; the others wait until it has ended. :attr:`collecting` says whether this is it.
     """
 
     def __init__(
         self,
         connection: Connection,
-        run: RunFolder,
-        attempt: AttemptFolder,
-        plan: LaunchPlan,
+        pods: Informer,
+        folder: RunFolder,
+        attempt: int,
+        describe: Callable[[dict[str, Any]], Source | None],
         *,
-        metrics: bool,
-        changed: Callable[[], None],
+        namespace: str,
+        on_event: Callable[[Event], None] = lambda _: None,
+        expected: int = 0,
+        streams: int = STREAMS,
+        most: int = DEFAULT_BYTES,
     ) -> None:
+        self.collecting = False
         self._connection = connection
-        self._run = run
+        self._informer = pods
+        self._folder = folder
         self._attempt = attempt
-        self._plan = plan
-        self._metrics = metrics
-        self._changed = changed
-        self._names = {
-            (group.type, number): [member.name for member in members]
-            for group in groups(plan)
-            for number, members in enumerate(group.pods)
-        }
-        self._logs: dict[str, Log] = {}
-        self._restart = 0
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._lock: int | None = None
-        self._saved = 0.0
-        self._marks: dict[
-            str, list[Any]
-        ] = {}  # uid → time of the last line, how many of that time, whether all is read
-        self.told: dict[str, Told] = {}
-        self.notes: list[str] = []
-        self._load()
+        self._describe = describe
+        self._namespace = namespace
+        self._on_event = on_event
+        self._polled = expected > streams
+        self._streams = streams
+        self._most = most
+        self._items: dict[str, dict[str, Any]] = {}
+        self._uids: dict[str, str] = {}
+        self._followers: dict[str, Follower] = {}
+        self._of_replica: dict[str, Follower] = {}
+        self._trouble = ""
+        self._lock = -1
+        self._desk: Desk | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def update(self, pods: Iterable[Pod]) -> None:
-        """Follow those that have something to tell and are not followed yet."""
-        if not self._take_turn():
-            self._load()
-            return
-        for pod in pods:
-            names = self._names.get((pod.type, pod.number))
-            ready = (pod.running or pod.finished) and pod.node and pod.uid not in self._tasks
-            if names and ready and not self._is_done(pod.uid):
-                self._begin_restart(pod.restart)
-                if pod.restart == self._restart:
-                    self._tasks[pod.uid] = asyncio.create_task(self._follow(pod, names))
+    @property
+    def trouble(self) -> str:
+        """Why logs are not as they should be, in a line; empty where they are."""
+        if self._trouble or self._desk is None:
+            return self._trouble
+        unreadable = self._desk.unreadable
+        if self._desk.keeper.trouble or not unreadable:
+            return self._desk.keeper.trouble
+        pod, why = next(iter(unreadable.items()))
+        others = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        return f"the log of pod {pod}{others} cannot be read: {why}"
 
-    async def finish(self, seconds: float) -> None:
-        """Wait until all that pods have printed is here, so long at most; then end."""
-        tasks = list(self._tasks.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
-        await self.close()
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._collect())]
+        return self
 
-    async def close(self) -> None:
-        """Stop following; somebody else may go on."""
-        tasks = list(self._tasks.values())
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [*self._tasks, *(follower.task for follower in self._followers.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
-        for log in self._logs.values():
-            log.close()
-        self._logs.clear()
-        if self._lock is not None:
-            self._save()
+        if self._desk is not None:
+            self._desk.keeper.close()
+        if self._lock >= 0:
             os.close(self._lock)
-            self._lock = None
+            self._lock = -1
+        self.collecting = False
 
-    # Where it was
+    async def finish(self, seconds: float) -> None:
+        """Wait until the logs of all pods that were seen are here, at most so long: of those that have ended the whole,
+        of those that still run and are asked in turns what there is now. Returns at once where another process
+        collects."""
+        if self._desk is None:
+            return
+        end = time.monotonic() + seconds
+        self._look(self._desk)
+        self._desk.finishing = True
+        for follower in self._followers.values():
+            follower.woken.set()
+        while left := max(0.0, end - time.monotonic()):
+            reading = [follower.task for follower in self._followers.values() if not follower.task.done()]
+            if not reading:
+                break
+            await asyncio.wait(reading, timeout=left)
+        self._desk.keeper.save_changes()
 
-    @property
-    def _file(self) -> str:
-        return os.path.join(self._attempt.root, "collector.json")
+    async def _collect(self) -> None:
+        try:
+            while not self._take_lock():  # noqa: ASYNC110 another process has it
+                await asyncio.sleep(_LOCK_SECONDS)
+            keeper = Keeper(self._folder, self._attempt, self._most)
+            slots = asyncio.Semaphore(self._streams)
+            self._desk = Desk(self._connection, self._namespace, keeper, slots, self._on_event, self._polled)
+            self.collecting = True
+            for event in keeper.events():
+                self._on_event(event)
+            self._tasks.append(asyncio.create_task(_save(keeper)))
+            async with contextlib.aclosing(self._informer.changes()) as changes:
+                async for _ in changes:
+                    self._look(self._desk)
+        except TargetUnavailable as error:
+            self._trouble = str(error)
+        except Exception as error:  # noqa: BLE001 a run does not fail because of its logs
+            self._trouble = f"logs are not collected: {type(error).__name__}: {error}"
 
-    def _take_turn(self) -> bool:
-        if self._lock is not None:
-            return True
-        handle = os.open(
-            os.path.join(self._attempt.root, "collector.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    def _take_lock(self) -> bool:
+        file = os.open(
+            os.path.join(self._folder.attempt(self._attempt).root, "collector.lock"), os.O_RDWR | os.O_CREAT, 0o600
         )
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
             return False
-        self._lock = handle
-        self._load()
-        os.makedirs(self._attempt.replicas, mode=0o700, exist_ok=True)
-        for names in self._names.values():
-            for name in names:  # so that there is one for each, also of those that print nothing
-                with open(self._attempt.replica_log(name), "ab"):
-                    pass
+        self._lock = file
         return True
 
-    def _load(self) -> None:
-        try:
-            with open(self._file, encoding="utf-8") as stream:
-                data = json.load(stream)
-            self._marks = dict(data["marks"])
-            self._restart = int(data["restart"])
-            self.told = {name: Told(*values) for name, values in data["told"].items()}
-            self.notes = list(data["notes"])
-        except (OSError, ValueError, KeyError, TypeError):
+    def _look(self, desk: Desk) -> None:
+        """Begin with pods that can be read now, and tell those who read of what has changed."""
+        items = self._informer.items
+        found = []
+        for name, item in items.items():
+            if self._items.get(name) is not item and (source := self._describe(item)) is not None:
+                self._uids[name] = source.uid
+                found.append(source)
+        for name in self._items.keys() - items.keys():
+            self._uids.pop(name, None)
+        self._items = dict(items)
+        # Older pods of a replica first: theirs is the log that is moved.
+        for source in sorted(found, key=lambda source: (source.restart, source.created)):
+            self._see(source, desk)
+        there = set(self._uids.values())
+        for uid, follower in list(self._followers.items()):
+            if uid in there:
+                continue
+            if follower.task.done():
+                del self._followers[uid]
+            elif not follower.gone:
+                follower.gone = True
+                follower.replaced = follower.source.pod in self._uids
+                follower.woken.set()
+
+    def _see(self, source: Source, desk: Desk) -> None:
+        follower = self._followers.get(source.uid)
+        if follower is not None:
+            follower.see(source)
             return
-
-    def _save(self) -> None:
-        self._saved = time.monotonic()
-        data = {"marks": self._marks, "restart": self._restart, "told": self.told, "notes": self.notes}
-        partial = f"{self._file}.{os.getpid()}"
-        with contextlib.suppress(OSError), open(partial, "w", encoding="utf-8") as stream:
-            json.dump(data, stream)
-        with contextlib.suppress(OSError):
-            os.replace(partial, self._file)
-
-    def _is_done(self, uid: str) -> bool:
-        return bool(self._marks.get(uid, ["", 0, False])[2])
-
-    # Reading
-
-    def _begin_restart(self, restart: int) -> None:
-        """The logs of the start before are put aside when the first pod of the next one prints."""
-        if restart <= self._restart:
+        if not source.readable or desk.keeper.done(source.uid):
             return
-        for name in (name for names in self._names.values() for name in names):
-            self._log(name).restart(self._attempt.restart(restart))
-        self._restart = restart
-        self._save()
-
-    def _log(self, name: str) -> Log:
-        log = self._logs.get(name)
-        if log is None:
-            os.makedirs(self._attempt.replicas, mode=0o700, exist_ok=True)
-            log = self._logs[name] = Log(self._attempt.replica_log(name), self._plan.max_log_bytes)
-        return log
-
-    async def _follow(self, pod: Pod, names: list[str]) -> None:
-        backoff = Backoff()
-        async with self._slots:
-            while True:
-                before = list(self._marks.get(pod.uid, ()))
-                try:
-                    await self._read(pod, names)
-                except Unreadable as error:
-                    if error.status in {403, 404}:  # it may not be read, or is gone with what it has printed
-                        if error.status == 403:
-                            self._note(str(error))
-                        break
-                except (TargetUnavailable, Gone):
-                    pass
-                else:
-                    break
-                if before != self._marks.get(pod.uid):
-                    backoff.reset()
-                await asyncio.sleep(backoff.next())
-        self._mark(pod)[2] = True
-        self._save()
-        self._changed()
-
-    def _mark(self, pod: Pod) -> list[Any]:
-        return self._marks.setdefault(pod.uid, ["", 0, False])
-
-    async def _read(self, pod: Pod, names: list[str]) -> None:
-        mark = self._mark(pod)
-        query = [("follow", "true"), ("timestamps", "true")]
-        if mark[0]:
-            query.append(("sinceTime", f"{mark[0][:19]}Z"))
-        skip, same = mark[0], mark[1]
-        path = path_of(PODS, self._connection.namespace, pod.name, "log")
-        asked = Asked("get", PODS, self._connection.namespace, pod.name, "log")
-        async with self._connection.stream(asked, path, query) as chunks:
-            async for line in split_lines(chunks, _LONGEST_LINE):
-                when, _, text = line.partition(b" ")
-                stamp = when.decode("ascii", "replace")
-                if skip and stamp <= skip:
-                    if stamp < skip:
-                        continue
-                    if same > 0:  # of the same time as the last, and read before
-                        same -= 1
-                        continue
-                mark[1] = mark[1] + 1 if stamp == mark[0] else 1
-                mark[0] = stamp
-                self._take(pod, names, text)
-                if time.monotonic() - self._saved > _SAVE_SECONDS:
-                    self._save()
-                    await asyncio.sleep(0)
-
-    def _take(self, pod: Pod, names: list[str], line: bytes) -> None:
-        if line.startswith(_MARK):
-            self._event(pod, line[len(_MARK) :])
-            return
-        name = names[0]
-        if len(names) > 1 and line.startswith(b"["):
-            prefix, mark, rest = line[1:].partition(b"] ")
-            named = prefix.decode("utf-8", "replace")
-            if mark and named in names:
-                name, line = named, rest
-        log = self._log(name)
-        log.write(line + b"\n")
-        if len(self._logs) > _OPEN_LOGS:
-            log.rest()
-
-    def _event(self, pod: Pod, text: bytes) -> None:
-        try:
-            event = json.loads(text)
-            kind, name = event["e"], str(event.get("replica", ""))
-        except (ValueError, KeyError, TypeError):
-            return
-        known = self.told.get(name, Told())
-        if kind == "start":
-            tf_config = str(event.get("tf_config") or "")
-            self.told[name] = Told(restart=pod.restart, started=event.get("time"), tf_config=tf_config)
-        elif kind == "exit":
-            self.told[name] = known._replace(
-                restart=pod.restart,
-                finished=event.get("time"),
-                code=event.get("code"),
-                signal=event.get("signal"),
-                by_us=bool(event.get("by_us")),
-            )
-        elif kind == "note":
-            self._note(f"{pod.type}-{pod.number}: {event.get('text')}")
-        elif kind == "metrics" and self._metrics:
-            self._keep_metrics(event.get("lines") or ())
-        else:
-            return
-        self._changed()
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes and len(self.notes) < _KEPT_NOTES:
-            self.notes.append(text)
-
-    def _keep_metrics(self, lines: Iterable[Any]) -> None:
-        with contextlib.suppress(OSError), open(self._run.metrics, "a", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines if isinstance(line, str))
+        before = [self._of_replica[name] for name in source.replicas if name in self._of_replica]
+        made = self._followers[source.uid] = Follower(source, desk, before)
+        for name in source.replicas:
+            self._of_replica[name] = made
 
 
-def told_of(attempt: AttemptFolder) -> tuple[Mapping[str, Told], tuple[str, ...]]:
-    """What an attempt's pods have told so far, as it was kept; nothing where nobody has listened."""
-    try:
-        with open(os.path.join(attempt.root, "collector.json"), encoding="utf-8") as stream:
-            data = json.load(stream)
-        return {name: Told(*values) for name, values in data["told"].items()}, tuple(data["notes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, ()
+async def _save(keeper: Keeper) -> None:
+    while True:
+        await asyncio.sleep(_SAVE_SECONDS)
+        keeper.save_changes()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.members import PORT, Group, groups
-from pulumi_tfjobs.targets.kubernetes.options import Options
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
 from pulumi_tfjobs.targets.kubernetes.patching import merged
 
 ROOT = "/tfjobs"
@@ -20,7 +20,6 @@ BOOT = f"{ROOT}/boot/tfjobs.pyz"
 RUN_JSON = f"{ROOT}/run/run.json"
 STORE = f"{ROOT}/store"
 WORK = f"{ROOT}/work"
-CONTAINER = "training"
 # Beyond a script's own time to end: for what it has started, and for its last lines.
 MARGIN_SECONDS = 5
 _NUMBER = re.compile(r"[0-9.]+")
@@ -55,6 +54,7 @@ class Request:
     annotations: Mapping[str, str] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     suspend: bool = False
+    tell_metrics: bool = True
 
     @property
     def name(self) -> str:
@@ -75,6 +75,7 @@ def run_json(request: Request, hosts: Mapping[str, list[str]]) -> str:
             "requirements": list(request.requirements),
             "secrets": sorted(request.secrets),
             "resume": request.plan.resume_from,
+            "tellMetrics": request.tell_metrics,
         },
         sort_keys=True,
     )
@@ -115,9 +116,11 @@ def pod_template(
     index: Mapping[str, Any],
     restart: Mapping[str, Any] | None = None,
     container: str = CONTAINER,
+    command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The template of a group's pods. ``index`` and ``restart`` say where a pod finds its own number and how often the
-    group was started again, as ``valueFrom`` of a variable."""
+    group was started again, as ``valueFrom`` of a variable. ``command``: other than the bootstrap; empty for the
+    image's, or the engine's own."""
     options = request.options
     volumes, mounts = _volumes(request)
     variables: list[dict[str, Any]] = [
@@ -130,7 +133,7 @@ def pod_template(
         "name": container,
         "image": options.image,
         "imagePullPolicy": options.image_pull_policy,
-        "command": [request.python, BOOT],
+        "command": [request.python, BOOT] if command is None else list(command),
         "env": variables,
         "envFrom": [{"secretRef": {"name": request.name}}] if request.secrets else [],
         "resources": resources,
@@ -178,9 +181,12 @@ def _ports(group: Group) -> int:
 
 
 def _resources(request: Request, group: Group) -> dict[str, Any]:
-    """What a pod asks for: CPU and memory of a replica times its replicas, a GPU for each that takes a slot."""
+    """What a pod asks for: CPU and memory of a replica times its replicas, a GPU for each that takes a slot. Nothing
+    where it has none."""
     options = request.options
     replicas = max(len(pod) for pod in group.pods)
+    if not replicas:
+        return {}
     wanted = {name: times(text, replicas) for name, text in (("cpu", options.cpu), ("memory", options.memory)) if text}
     gpus = {options.gpu_resource: str(group.slots)} if request.plan.use_gpu and group.slots else {}
     # Memory is limited to what was asked for, so that a leak ends the run and not its neighbours; CPU time is not.

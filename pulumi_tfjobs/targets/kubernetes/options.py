@@ -3,151 +3,44 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from pulumi_tfjobs.errors import InputProblem
 from pulumi_tfjobs.spec.suggest import nearest
+from pulumi_tfjobs.targets.kubernetes.option_types import (
+    Annotations,
+    Count,
+    Currency,
+    Image,
+    Kubeconfig,
+    Label,
+    LabelName,
+    Labels,
+    Line,
+    Name,
+    Part,
+    Path,
+    Positive,
+    Price,
+    Quantity,
+    Resource,
+    Url,
+    Wrong,
+)
 
 STORE = "kubernetes"
 GPU_RESOURCE = "nvidia.com/gpu"
+CONTAINER = "training"  # the container of a pod in which replicas run
 SOURCES = ("claim", "nfs", "csi", "configMap", "secret", "emptyDir", "hostPath")
 _STORAGE_SOURCES = ("claim", "nfs", "csi", "hostPath")
-_SCHEMES = ("file", "s3", "abfs", "abfss", "az", "gs", "gcs", "memory")
-_LONGEST_CURRENCY = 8
-
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_QUANTITY = re.compile(r"(\d+(\.\d+)?|\.\d+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE]\d+)?")
-_RESOURCE = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_LABEL = re.compile(r"(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?)[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_RESERVED = "tfjobs.pulumi.com/"
 
 
-class Wrong(ValueError):
-    """What is wrong with a value: what it is, what would be right, what to do."""
-
-    def __init__(self, found: str, expected: str, fix: str) -> None:
-        super().__init__(found, expected, fix)
-
-
-def _text(pattern: re.Pattern[str], what: str, expected: str, example: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if value is None or (isinstance(value, str) and pattern.fullmatch(value)):
-            return value
-        raise Wrong(f"{value!r} is no {what}", expected, f'write for example "{example}"')
-
-    return BeforeValidator(check)
-
-
-def _quantity(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return format(value, "g")
-    if value is None or (isinstance(value, str) and _QUANTITY.fullmatch(value)):
-        return value
-    raise Wrong(f"{value!r} is no quantity", "a number with a unit of Kubernetes", 'write for example "4" or "16Gi"')
-
-
-def _whole(least: int) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or (number and value == value // 1 and value >= least):
-            return value if value is None else int(value)
-        raise Wrong(f"{value!r} is no such number", f"a whole number, {least} or more", "correct it, or leave it out")
-
-    return BeforeValidator(check)
-
-
-def _price(value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or (number and 0 <= value < math.inf):
-        return None if value is None else float(value)
-    expected = "what one slot costs an hour: a number, 0 or more"
-    raise Wrong(f"{value!r} is no price", expected, "write for example 2.5")
-
-
-def _line(value: Any) -> Any:
-    if value is None or (isinstance(value, str) and value.strip() and value.isprintable()):
-        return value
-    raise Wrong(f"{value!r} is no text", "a line of text", "correct it, or leave it out")
-
-
-def _currency(value: Any) -> Any:
-    fits = isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_CURRENCY and " " not in value
-    if value is None or fits:
-        return value
-    expected = f"its code or sign, at most {_LONGEST_CURRENCY} characters"
-    raise Wrong(f"{value!r} is no currency", expected, 'write for example "USD"')
-
-
-def _path(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("/") and "\0" not in value and ".." not in value.split("/"):
-        return value
-    raise Wrong(f"{value!r} is no such path", "an absolute path without ..", 'write for example "/data"')
-
-
-def _part(value: Any) -> Any:
-    if value is None:
-        return value
-    if isinstance(value, str) and value and not value.startswith("/") and ".." not in value.split("/"):
-        return value.rstrip("/")
-    raise Wrong(f"{value!r} is no such path", "a relative path without ..", 'write for example "team-a/runs"')
-
-
-def _url(value: Any) -> Any:
-    if value is None:
-        return value
-    scheme, mark, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-    who, at, _ = rest.split("/")[0].partition("@")  # abfs://container@account… names no secret
-    if mark and rest and scheme in _SCHEMES and "?" not in rest and not (at and (":" in who or scheme[:2] != "ab")):
-        return value.rstrip("/")
-    expected = "the address of a folder, without credentials: s3://, abfs://, gs:// or file:///"
-    raise Wrong(f"{value!r} is no such address", expected, 'write for example "s3://bucket/runs"')
-
-
-def _kubeconfig(value: Any) -> Any:
-    if value is None or isinstance(value, Mapping) or (isinstance(value, str) and value.strip()):
-        return value
-    expected = "the path of a kubeconfig, or its content"
-    raise Wrong("it is neither a path nor a kubeconfig", expected, 'write for example "~/.kube/config"')
-
-
-def _labels(value: Any) -> Any:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise Wrong(f"{value!r} is no map", "names and values", 'write for example {"team": "a"}')
-    for name, text in value.items():
-        if not isinstance(name, str) or not _LABEL.fullmatch(name) or name.startswith(_RESERVED):
-            raise Wrong(f"{name!r} is no name of a label of yours", "a name such as team or example.com/team", "rename")
-        if not isinstance(text, str) or not _LABEL_VALUE.fullmatch(text):
-            expected = "at most 63 letters, digits, dots, dashes and underscores"
-            raise Wrong(f"{name} is {text!r}", expected, "correct the value")
-    return dict(value)
-
-
-def _annotations(value: Any) -> Any:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        raise Wrong(f"{value!r} is no map of texts", "names and texts", 'write for example {"note": "text"}')
-    return dict(value)
-
-
-Label = Annotated[str | None, _text(_DNS_LABEL, "name", "small letters, digits and dashes, at most 63", "team-a")]
-Name = Annotated[str | None, _text(_DNS_NAME, "name", "small letters, digits, dashes and dots", "training")]
-Quantity = Annotated[str | None, BeforeValidator(_quantity)]
-Line = Annotated[str | None, BeforeValidator(_line)]
-Labels = Annotated[dict[str, str], BeforeValidator(_labels)]
-Path = Annotated[str, BeforeValidator(_path)]
-Part = Annotated[str | None, BeforeValidator(_part)]
 Map = dict[str, Any]
 
 
@@ -174,17 +67,17 @@ class _Storage(_Model):
     csi: Map | None = None
     host_path: Path | None = None
     path: Part = None
-    url: Annotated[str | None, BeforeValidator(_url)] = None
+    url: Url = None
 
 
 class _Options(_Model):
     name: Line = None
-    kubeconfig: Annotated[Any, BeforeValidator(_kubeconfig)] = None
+    kubeconfig: Kubeconfig = None
     context: Line = None
     in_cluster: bool = False
     namespace: Label = None
     service_account: Name = None
-    image: Annotated[str | None, _text(re.compile(r"[^\s]+"), "image", "its name", "example.org/train:1")] = None
+    image: Image = None
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     image_pull_secrets: list[Name] | None = None
     python: Line = None
@@ -193,30 +86,28 @@ class _Options(_Model):
     affinity: Map | None = None
     priority_class: Name = None
     runtime_class: Name = None
-    gpu_resource: Annotated[str | None, _text(_RESOURCE, "resource", "a resource of nodes", GPU_RESOURCE)] = None
+    gpu_resource: Resource = None
     cpu: Quantity = None
     memory: Quantity = None
     shared_memory: Quantity = None
     volumes: list[_Volume] | None = None
     allow_host_path: bool = False
     pod_labels: Labels = {}
-    pod_annotations: Annotated[dict[str, str], BeforeValidator(_annotations)] = {}
+    pod_annotations: Annotations = {}
     pod_template_patch: Map | None = None
     engine: Literal["jobset", "kubeflow"] = "jobset"
     queue: Name = None
     workload_priority: Name = None
-    exclusive_topology: Annotated[
-        str | None, _text(_LABEL, "label", "a label of nodes", "topology.kubernetes.io/zone")
-    ] = None
-    ttl_seconds_after_finished: Annotated[int | None, _whole(0)] = None
-    max_preemptions: Annotated[int | None, _whole(0)] = None
+    exclusive_topology: LabelName = None
+    ttl_seconds_after_finished: Count = None
+    max_preemptions: Count = None
     storage: _Storage | None = None
     collect: Literal["outputs", "metrics", "all"] = "outputs"
     source_path: Path | None = None
-    slots: Annotated[int | None, _whole(1)] = None
+    slots: Positive = None
     store: Label = None
-    hourly_price: Annotated[float | None, BeforeValidator(_price)] = None
-    currency: Annotated[str | None, BeforeValidator(_currency)] = None
+    hourly_price: Price = None
+    currency: Currency = None
 
 
 @dataclass(frozen=True)
@@ -354,23 +245,20 @@ def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Inpu
     try:
         model = _Options.model_validate(given)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors(include_url=False)]
-        rest = _without(given, [item["loc"] for item in error.errors(include_url=False)])
+        errors = error.errors(include_url=False)
+        problems = [_problem(item) for item in errors]
+        wrong = {str(item["loc"][0]) for item in errors if item["loc"]}
+        rest = {key: value for key, value in given.items() if key not in wrong}
         try:
             model = _Options.model_validate(rest)
         except ValidationError:
             return {}, problems
     else:
-        problems = []
-    problems += _together(model)
+        problems, wrong = [], set()
+    problems += [item for item in _together(model) if item.path.partition("[")[0].partition(".")[0] not in wrong]
     if problems:
         return {}, problems
     return _normal(model), []
-
-
-def _without(given: Mapping[str, Any], wrong: list[tuple[int | str, ...]]) -> dict[str, Any]:
-    tops = {str(place[0]) for place in wrong if place}
-    return {key: value for key, value in given.items() if key not in tops}
 
 
 def _normal(model: _Options) -> dict[str, Any]:
@@ -378,6 +266,8 @@ def _normal(model: _Options) -> dict[str, Any]:
     found["volumes"] = [volume.model_dump(exclude_none=True) for volume in model.volumes or ()]
     if model.storage is not None:
         found["storage"] = model.storage.model_dump(exclude_none=True)
+    # The image is a part of what decides a result, also where it is said by the patch, which has the last word.
+    found["image"] = _patched_image(model.pod_template_patch) or model.image
     options = Options.from_json(found)
     return {**options.to_json(), **options.credentials}
 
@@ -396,7 +286,7 @@ def _together(model: _Options) -> list[InputProblem]:
     if model.in_cluster and (model.kubeconfig or model.context):
         expected = "one way to the cluster"
         found.append(InputProblem("inCluster", "it is given with a kubeconfig or context", expected, "remove one"))
-    if not model.image and not _has_image(model.pod_template_patch):
+    if not model.image and not _patched_image(model.pod_template_patch):
         found.append(
             InputProblem(
                 "image",
@@ -415,6 +305,16 @@ def _together(model: _Options) -> list[InputProblem]:
     if model.storage is not None:
         found += _one_source("storage", model.storage, _STORAGE_SOURCES)
         found += _host_path("storage", model.storage, model)
+    for number, item in enumerate(_containers(model.pod_template_patch)):
+        if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+            found.append(
+                InputProblem(
+                    f"podTemplatePatch.spec.containers[{number}].name",
+                    "it is missing, and containers are told apart by it",
+                    f"{CONTAINER}, the container that trains, or the name of another",
+                    f'say name: "{CONTAINER}"',
+                )
+            )
     if model.workload_priority and not model.queue:
         expected = "a queue of Kueue, in which it counts"
         found.append(InputProblem("workloadPriority", "it is given without a queue", expected, "say queue as well"))
@@ -424,9 +324,16 @@ def _together(model: _Options) -> list[InputProblem]:
     return found
 
 
-def _has_image(patch: Mapping[str, Any] | None) -> bool:
-    containers = ((patch or {}).get("spec") or {}).get("containers") or ()
-    return any(isinstance(item, Mapping) and item.get("image") for item in containers)
+def _containers(patch: Mapping[str, Any] | None) -> list[Any]:
+    spec = (patch or {}).get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    return containers if isinstance(containers, list) else []
+
+
+def _patched_image(patch: Mapping[str, Any] | None) -> str:
+    """The image that the user's patch gives to what trains."""
+    named = [item for item in _containers(patch) if isinstance(item, Mapping) and item.get("name") == CONTAINER]
+    return str(next((item["image"] for item in named if item.get("image")), ""))
 
 
 def _one_source(path: str, volume: BaseModel, names: tuple[str, ...]) -> list[InputProblem]:

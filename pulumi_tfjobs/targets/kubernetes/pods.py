@@ -87,7 +87,11 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
 def trim(item: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a pod that are looked at; there may be a thousand of them."""
     metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
-    kept = {key: metadata[key] for key in ("name", "uid", "labels", "deletionTimestamp") if key in metadata}
+    kept = {
+        key: metadata[key]
+        for key in ("name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+        if key in metadata
+    }
     index = (metadata.get("annotations") or {}).get(JOB_INDEX)
     containers = spec.get("containers") or [{}]
     return {
@@ -105,7 +109,10 @@ def trim(item: Mapping[str, Any]) -> dict[str, Any]:
                 for item in status.get("conditions") or ()
                 if item.get("type") in {"PodScheduled", "DisruptionTarget"}
             ],
-            "containerStatuses": [{"state": item.get("state")} for item in (status.get("containerStatuses") or ())[:1]],
+            "containerStatuses": [
+                {"name": item.get("name"), "state": item.get("state")}
+                for item in (status.get("containerStatuses") or ())[:1]
+            ],
         },
     }
 

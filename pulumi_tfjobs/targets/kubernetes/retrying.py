@@ -25,6 +25,10 @@ class Backoff:
     def reset(self) -> None:
         self.failures = 0
 
+    def ease(self) -> None:
+        """The next pause is about a second at most."""
+        self.failures = min(self.failures, 2)
+
     def next(self) -> float:
         """The next pause in seconds."""
         whole = min(self._longest, self._first * 2.0 ** min(self.failures, 16))

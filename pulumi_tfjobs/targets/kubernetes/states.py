@@ -22,9 +22,8 @@ _SIGNALS = 128
 
 
 class Told(NamedTuple):
-    """What a replica's pod has told of it (see the bootstrap). ``restart``: of which start of the group."""
+    """What a replica's pod has told of it (see the bootstrap)."""
 
-    restart: int = 0
     started: float | None = None
     tf_config: str = ""
     finished: float | None = None
@@ -34,18 +33,40 @@ class Told(NamedTuple):
 
 
 class View(NamedTuple):
-    """All that is known of an attempt. ``workload``: the object itself. ``queue``: why it waits, in words, and its
-    place. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started again, as far as it was
+    """All that is known of an attempt. ``workload``: the object itself. ``told``: by replica and pod. ``queue``: why it
+    waits, in words, and its place. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started again, as far as it was
     seen."""
 
     workload: Mapping[str, Any]
     pods: Sequence[Pod] = ()
-    told: Mapping[str, Told] = {}
+    told: Mapping[str, Mapping[str, Told]] = {}
     notes: tuple[str, ...] = ()
     queue: str = ""
     position: int | None = None
     trouble: str = ""
     restarts: tuple[Restart, ...] = ()
+
+
+def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[str, ...]]:
+    """What pods have told, by replica and pod; and their notes. ``events``: with ``pod``, ``replica`` and ``event``."""
+    found: dict[str, dict[str, Told]] = {}
+    notes: list[str] = []
+    for item in events:
+        event = item.event
+        known = found.setdefault(item.replica, {}).get(item.pod, Told())
+        if event.get("e") == "start":
+            tf_config = str(event.get("tf_config") or "")
+            found[item.replica][item.pod] = known._replace(started=event.get("time"), tf_config=tf_config)
+        elif event.get("e") == "exit":
+            found[item.replica][item.pod] = known._replace(
+                finished=event.get("time"),
+                code=event.get("code"),
+                signal=event.get("signal"),
+                by_us=bool(event.get("by_us")),
+            )
+        elif event.get("e") == "note" and event.get("text") not in notes:
+            notes.append(str(event.get("text")))
+    return found, tuple(notes)
 
 
 def restart_of(workload: Mapping[str, Any]) -> int:
@@ -76,7 +97,7 @@ def run_state(run_id: str, attempt: int, plan: LaunchPlan, files: AttemptFolder,
     end, words, when = end_of(view.workload)
     restart = restart_of(view.workload)
     current = {(pod.type, pod.number): pod for pod in view.pods if pod.restart == restart}
-    replicas = tuple(_replicas(plan, current, view.told, files, restart, decided=bool(end)))
+    replicas = tuple(_replicas(plan, current, view.told, files, decided=bool(end)))
     started = min((item.started_at for item in replicas if item.started_at is not None), default=None)
     created = seconds((view.workload.get("metadata") or {}).get("creationTimestamp"))
     if created is not None and started is not None:
@@ -127,9 +148,8 @@ def _with(reason: str, trouble: str) -> str:
 def _replicas(
     plan: LaunchPlan,
     pods: Mapping[tuple[str, int], Pod],
-    told: Mapping[str, Told],
+    told: Mapping[str, Mapping[str, Told]],
     files: AttemptFolder,
-    restart: int,
     *,
     decided: bool,
 ) -> Iterable[ReplicaState]:
@@ -137,9 +157,14 @@ def _replicas(
         for number, members in enumerate(group.pods):
             pod = pods.get((group.type, number))
             for member in members:
-                known = told.get(member.name)
-                said = known if known is not None and known.restart == restart else Told()
-                yield _replica(member, pod, said, files, decided=decided)
+                yield _replica(member, pod, _said(told.get(member.name) or {}, pod), files, decided=decided)
+
+
+def _said(told: Mapping[str, Told], pod: Pod | None) -> Told:
+    """What the replica's pod has told; of one that is not there any more, what was told last."""
+    if pod is not None:
+        return told.get(pod.name, Told())
+    return max(told.values(), key=lambda item: item.started or 0.0, default=Told())
 
 
 def _replica(member: Any, pod: Pod | None, told: Told, files: AttemptFolder, *, decided: bool) -> ReplicaState:

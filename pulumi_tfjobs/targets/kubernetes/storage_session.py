@@ -67,7 +67,6 @@ class Session:
     ) -> Session:
         """Start the command in the pod."""
         import aiohttp
-        from kubernetes.aio.stream import WsApiClient
 
         api = await connection.api_client()
         query = [("container", container), *(("command", part) for part in command)]
@@ -75,12 +74,12 @@ class Session:
         _, url, headers, _, _ = await api.param_serialize(
             "GET", path_of(PODS, namespace, pod, "exec"), query_params=query, auth_settings=["BearerToken"]
         )
-        client = WsApiClient(api.configuration, heartbeat=_HEARTBEAT_SECONDS)
+        # A session of its own, with the login's TLS: that of the login may be renewed and closed meanwhile.
+        rest = api.rest_client
+        client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=rest.ssl_context))
         try:
-            rest = client.rest_client
-            rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001 - its own request() knows no proxy
             socket = await asyncio.wait_for(
-                rest.pool_manager.ws_connect(
+                client.ws_connect(
                     url.replace("http", "ws", 1),
                     headers=dict(headers),
                     protocols=("v4.channel.k8s.io",),

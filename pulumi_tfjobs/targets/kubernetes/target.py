@@ -136,7 +136,15 @@ class KubernetesTarget(Target):
             write_file(at.plan, json.dumps(plan.to_json(), indent=1, sort_keys=True).encode(), sync=False)
         async with await self._connect() as connection:
             await launching.launch(
-                connection, self.settings, plan, at, environment, secrets, self.context, self._requirements
+                connection,
+                self.settings,
+                plan,
+                at,
+                environment,
+                secrets,
+                self.context,
+                self._requirements,
+                tell_metrics=not self._writes_here(folder),
             )
 
     async def _connect(self) -> Any:
@@ -213,7 +221,7 @@ class KubernetesTarget(Target):
                 not handle.uid and await connection.get(JOB_SETS, handle.namespace, handle.name) is None
             ):
                 return
-            watch = Watch(connection, handle, folder, attempt, plan, metrics=not self._writes_here(folder))
+            watch = Watch(connection, handle, folder, attempt, plan)
             async with contextlib.aclosing(watch.states(lambda: _stopped(folder, attempt))) as states:
                 async for state in states:
                     yield state

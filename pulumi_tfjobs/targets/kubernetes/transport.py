@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import time
 import weakref
@@ -18,7 +19,7 @@ from typing_extensions import Self
 
 from pulumi_tfjobs.errors import TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes.credentials import Login, Source, log_in, source_of
-from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, refusal, status_of
+from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Later, refusal, status_of
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS, QUESTION_SECONDS, Patience, retry_after
 
 Query = Sequence[tuple[str, str]]
@@ -135,9 +136,8 @@ class Transport:
                     if response.status == 401:
                         await self._renew(session)
                     if response.status == 401 or response.status in AGAIN:
-                        raise TargetUnavailable(
-                            f"could not {asked}: HTTP status {response.status}, {status_of(body).get('message')}"
-                        )
+                        why = f"HTTP status {response.status}, {status_of(body).get('message')}"
+                        raise Later(f"could not {asked}: {why}", response.status)
                     raise refusal(asked, self.server, response.status, status_of(body))
                 yield self._chunks(asked, response)
             finally:
@@ -282,10 +282,19 @@ class _Session:
 
     async def send(self, method: str, path: str, query: Query, body: Any, headers: dict[str, str], timeout: Any) -> Any:
         client = self.login.client
-        method, url, headers, body, form = await client.param_serialize(
-            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+        _, url, headers, _, _ = await client.param_serialize(
+            method, path, query_params=list(query), header_params=headers, auth_settings=["BearerToken"]
         )
-        return (await client.call_api(method, url, headers, body, form, _request_timeout=timeout)).response
+        # Not by `call_api`: it hands a body over as text, and aiohttp warns of one of more than 1 MiB.
+        rest, more = client.rest_client, {}
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
+        if client.configuration.tls_server_name:
+            more["server_hostname"] = client.configuration.tls_server_name
+        if rest.proxy:
+            more.update(proxy=rest.proxy, proxy_headers=rest.proxy_headers)
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())
+        return await rest.pool_manager.request(method, url, headers=headers, data=data, timeout=timeout, **more)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
@@ -315,6 +324,10 @@ def _seconds(patient: bool | float) -> float:
 
 
 def _why(error: BaseException) -> str:
+    import aiohttp
+
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection was cut off"
     return str(error) or type(error).__name__

@@ -17,12 +17,15 @@ from pulumi_tfjobs.spec.state import Restart, RunState
 from pulumi_tfjobs.targets.folder import RunFolder
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, PODS
+from pulumi_tfjobs.targets.kubernetes.following import describe_pod
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, write_end
 from pulumi_tfjobs.targets.kubernetes.informer import Informer
-from pulumi_tfjobs.targets.kubernetes.logs import Collector, told_of
+from pulumi_tfjobs.targets.kubernetes.keeping import Event, recorded_events
+from pulumi_tfjobs.targets.kubernetes.logs import Collector
+from pulumi_tfjobs.targets.kubernetes.members import groups
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS
-from pulumi_tfjobs.targets.kubernetes.states import View, end_of, restart_of, run_state
+from pulumi_tfjobs.targets.kubernetes.states import View, end_of, restart_of, run_state, told_by
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.targets.kubernetes.client import Connection
@@ -42,7 +45,7 @@ async def look(
     if workload is None:
         return None
     pods = await connection.list(PODS, handle.namespace, naming.selector(folder.run_id, attempt))
-    told, notes = told_of(at)
+    told, notes = told_by(recorded_events(at))
     view = View(workload, [pod for item in pods if (pod := pod_of(item)) is not None], told, notes)
     return run_state(folder.run_id, attempt, plan, at, view)
 
@@ -51,10 +54,8 @@ def gone(folder: RunFolder, attempt: int, handle: Handle, plan: LaunchPlan, *, s
     """The state of an attempt whose workload is not there any more. ``stopped``: why it was to end; empty where that
     was not us."""
     at = folder.attempt(attempt)
-    told, notes = told_of(at)
+    told, notes = told_by(recorded_events(at))
     workload: Mapping[str, Any] = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
-    restart = max((item.restart for item in told.values()), default=0)
-    workload["status"]["restarts"] = restart
     found = run_state(folder.run_id, attempt, plan, at, View(workload, (), told, notes))
     reason = stopped or f"the JobSet {handle.name} was deleted in {handle.namespace} by somebody else"
     return found._replace(
@@ -76,8 +77,6 @@ class Watch:
         folder: RunFolder,
         attempt: int,
         plan: LaunchPlan,
-        *,
-        metrics: bool,
     ) -> None:
         self._connection = connection
         self._handle = handle
@@ -89,7 +88,26 @@ class Watch:
         self._restarts: list[Restart] = []
         self._updated = 0
         self._failed_pods: dict[int, str] = {}
-        self._collector = Collector(connection, folder, self._at, plan, metrics=metrics, changed=self._woken.set)
+        self._events: dict[tuple[str, ...], Event] = {}
+        self._replicas = {group.type: [[member.name for member in pod] for pod in group.pods] for group in groups(plan)}
+
+    def _take(self, event: Event) -> None:
+        kind = str(event.event.get("e"))
+        self._events[event.pod, event.replica, kind, str(event.event.get("text", ""))] = event
+        self._woken.set()
+
+    def _collecting(self, pods: Informer) -> Collector:
+        return Collector(
+            self._connection,
+            pods,
+            self._folder,
+            self._attempt,
+            lambda item: describe_pod(item, self._replicas),
+            namespace=self._handle.namespace,
+            on_event=self._take,
+            expected=sum(len(pods) for pods in self._replicas.values()),
+            most=self._plan.max_log_bytes,
+        )
 
     async def states(self, stopped: Any) -> AsyncGenerator[RunState, None]:
         """Each new state, the last one recorded. ``stopped()``: why the run was to end, empty where it was not."""
@@ -98,48 +116,46 @@ class Watch:
         workloads = Informer(self._connection, JOB_SETS, self._handle.namespace, field=name, patience=PATIENT_SECONDS)
         pods = Informer(self._connection, PODS, self._handle.namespace, selector, trim=trim, patience=PATIENT_SECONDS)
         last: RunState | None = None
-        try:
-            async with workloads, pods, _Waking(self._woken, workloads, pods) as waking:
-                while True:
-                    await self._woken.wait()
-                    self._woken.clear()
-                    waking.check()
-                    if not (workloads.synced and pods.synced):
-                        continue
-                    found = await self._state(workloads, pods, stopped)
-                    if last is None or found._replace(updated=last.updated) != last:
-                        self._updated += 1
-                        last = found._replace(updated=self._updated)
-                        if last.finished:
-                            await asyncio.to_thread(write_end, self._at, last)
-                        yield last
-                    if found.finished:
-                        return
-        finally:
-            await self._collector.close()
+        waker = _Waking(self._woken, workloads, pods)
+        async with workloads, pods, self._collecting(pods) as collector, waker as waking:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                waking.check()
+                if not (workloads.synced and pods.synced):
+                    continue
+                found = await self._state(workloads, pods, collector, stopped)
+                if last is None or found._replace(updated=last.updated) != last:
+                    self._updated += 1
+                    last = found._replace(updated=self._updated)
+                    if last.finished:
+                        await asyncio.to_thread(write_end, self._at, last)
+                    yield last
+                if found.finished:
+                    return
 
-    async def _state(self, workloads: Informer, informer: Informer, stopped: Any) -> RunState:
+    async def _state(self, workloads: Informer, informer: Informer, collector: Collector, stopped: Any) -> RunState:
         recorded = await asyncio.to_thread(read_end, self._at)
         if recorded is not None:
             self._updated = max(self._updated, recorded.updated)
             return recorded
         pods = [pod for item in informer.items.values() if (pod := pod_of(item)) is not None]
-        self._collector.update(pods)
         workload = workloads.items.get(self._handle.name)
         if workload is None:
             await self._settled(informer)
-            await self._collector.finish(_LINES_SECONDS)
+            await collector.finish(_LINES_SECONDS)
             return gone(self._folder, self._attempt, self._handle, self._plan, stopped=stopped())
         self._note_restarts(workload, pods)
         if end_of(workload)[0]:
             pods = await self._settled(informer)
-            await self._collector.finish(_LINES_SECONDS)
+            await collector.finish(_LINES_SECONDS)
         trouble = workloads.trouble or informer.trouble
+        told, notes = told_by(self._events.values() if collector.collecting else recorded_events(self._at))
         view = View(
             workload,
             pods,
-            self._collector.told,
-            tuple(self._collector.notes),
+            told,
+            (*notes, *([collector.trouble] if collector.trouble else [])),
             trouble=f"the API server does not answer: {trouble}" if trouble else "",
             restarts=tuple(self._restarts),
         )
@@ -154,7 +170,6 @@ class Watch:
         while True:
             now = {pod.name: pod for item in informer.items.values() if (pod := pod_of(item)) is not None}
             seen.update(now)
-            self._collector.update(now.values())
             if all(pod.finished for pod in now.values()) or time.monotonic() > until:
                 return list(seen.values())
             await asyncio.sleep(_LOOK_SECONDS)

@@ -33,8 +33,9 @@ ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
 NO_START = 3
 TIMED_OUT = 124
 _TERMINATION_BYTES = 4000
-# What a pod's environment holds that a script must not take for its own.
-_DROPPED = ("PULUMI_", "TFJOBS_")
+# What a pod's environment holds that a script must not take for its own. (Kubeflow's operator gives every pod of a TFJob
+# its TF_CONFIG, also those of Horovod.)
+_DROPPED = ("PULUMI_", "TFJOBS_", "TF_CONFIG")
 
 
 def main() -> int:
@@ -169,7 +170,8 @@ class Pod:
             self.output.note(f"the pod could not start: {error}")
             _terminate({"reason": str(error)})
             return NO_START
-        metrics = Metrics(self.folders.metrics, self.output) if self.leads else None
+        tells = self.leads and self.run.get("tellMetrics", True)
+        metrics = Metrics(self.folders.metrics, self.output) if tells else None
         if metrics is not None:
             metrics.start()
         for member in self.members:

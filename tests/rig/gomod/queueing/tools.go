@@ -2,7 +2,4 @@
 
 package tools
 
-import (
-	_ "github.com/kubeflow/mpi-operator/cmd/mpi-operator"
-	_ "sigs.k8s.io/kueue/cmd/kueue"
-)
+import _ "sigs.k8s.io/kueue/cmd/kueue"

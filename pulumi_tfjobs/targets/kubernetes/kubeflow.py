@@ -1,0 +1,142 @@
+"""A run as one of Kubeflow's jobs: a TFJob, or for Horovod over MPI an MPIJob. Pure.
+
+Horovod over Gloo is a TFJob of workers alone: it needs pods that know each other's names, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.jobset import queue_labels
+from pulumi_tfjobs.targets.kubernetes.members import Group, groups
+from pulumi_tfjobs.targets.kubernetes.objects import BOOT, Request, pod_template
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
+
+MpiVersion = Literal["v2beta1", "v1"]
+
+# Services of its operator have these names; a JobSet's pods are below one service.
+TFJOB_HOST = "{name}-{type}-{index}"
+MPIJOB_HOST = "{name}-{type}-{index}.{name}"
+REPLICA_INDEX = "training.kubeflow.org/replica-index"
+LAUNCHER = "launcher"
+RANK = "rank"  # the bootstrap's word for being one of the processes that mpirun starts
+_TFJOB_CONTAINER = "tensorflow"
+_TFJOB_PORT = "tfjob-port"
+_SSH = "/root/.ssh"
+_HOSTS = "/etc/mpi/hostfile"
+_TYPES = {"chief": "Chief", "master": "Master", "ps": "PS", "worker": "Worker", "evaluator": "Evaluator"}
+# What a process of mpirun has of the launcher's variables: ssh brings none with it.
+_PASSED = ("PATH", "LD_LIBRARY_PATH")
+
+
+def tfjob(request: Request) -> dict[str, Any]:
+    """The TFJob of an attempt. Its operator starts failed replicas again one by one, and only those that were ended by
+    a signal (exit codes from 128 on), where the plan has retries at all."""
+    plan = request.plan
+    again = "ExitCode" if plan.retries else "Never"
+    replicas = {
+        _TYPES[group.type]: {
+            "replicas": len(group.pods),
+            "restartPolicy": again,
+            "template": _tfjob_pod(request, group),
+        }
+        for group in groups(plan)
+    }
+    return _workload(
+        request,
+        TF_JOBS,
+        {
+            "successPolicy": "AllWorkers" if plan.success_policy == "all_workers" else "",
+            "runPolicy": _run_policy(request),
+            "tfReplicaSpecs": replicas,
+        },
+    )
+
+
+def mpijob(request: Request, version: MpiVersion = "v2beta1") -> dict[str, Any]:
+    """The MPIJob of an attempt, for mpi-operator (``v2beta1``) or training-operator (``v1``). The launcher runs mpirun,
+    which reaches the workers over ssh (``v2beta1``; the image has sshd) or by exec into their pods (``v1``)."""
+    workers = next(group for group in groups(request.plan) if group.type == "worker")
+    # Of it there is one, and it trains nothing: no GPU, and no CPU to speak of.
+    launcher = _pod(request, Group(LAUNCHER, ((),)), mpirun(request))
+    launcher["metadata"]["labels"][REPLICA_INDEX] = "0"
+    spec: dict[str, Any] = {
+        "slotsPerWorker": max(len(pod) for pod in workers.pods),
+        "runPolicy": _run_policy(request),
+        "mpiReplicaSpecs": {
+            "Launcher": {"replicas": 1, "restartPolicy": "Never", "template": launcher},
+            "Worker": {"replicas": len(workers.pods), "restartPolicy": "Never", "template": _pod(request, workers, [])},
+        },
+    }
+    if version == "v1":
+        launcher["spec"].pop("automountServiceAccountToken", None)  # it asks the API to exec into the workers
+        return _workload(request, MPI_JOBS_V1, {**spec, "mainContainer": CONTAINER})
+    spec |= {
+        "sshAuthMountPath": _SSH,
+        "mpiImplementation": "OpenMPI",
+        "launcherCreationPolicy": "WaitForWorkersReady",
+    }
+    return _workload(request, MPI_JOBS, spec)
+
+
+def mpirun(request: Request) -> list[str]:
+    """What the launcher runs: the bootstrap once for each rank. Secrets are passed by name."""
+    passed = [part for name in (*_PASSED, *sorted(request.secrets)) for part in ("-x", name)]
+    return [
+        "mpirun",
+        "--allow-run-as-root",
+        *("--hostfile", _HOSTS),
+        *("-np", str(sum(replica.type == "worker" for replica in request.plan.replicas))),
+        *("--bind-to", "none", "--map-by", "slot"),
+        *passed,
+        *(request.python, BOOT, RANK),
+    ]
+
+
+def is_mpi(plan: LaunchPlan) -> bool:
+    """Whether mpirun starts the plan's replicas."""
+    return plan.rendezvous is not None and plan.rendezvous.kind == "mpi"
+
+
+def _workload(request: Request, api: Api, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": api.api_version,
+        "kind": api.kind,
+        "metadata": {
+            "name": request.name,
+            "labels": {**request.labels, **queue_labels(request.options)},
+            "annotations": dict(request.annotations),
+        },
+        "spec": spec,
+    }
+
+
+def _run_policy(request: Request) -> dict[str, Any]:
+    options = request.options
+    policy: dict[str, Any] = {"cleanPodPolicy": "Running", "backoffLimit": request.plan.retries}
+    if request.suspend or options.queue:
+        policy["suspend"] = True
+    if options.ttl_seconds_after_finished is not None:
+        policy["ttlSecondsAfterFinished"] = options.ttl_seconds_after_finished
+    return policy
+
+
+def _tfjob_pod(request: Request, group: Group) -> dict[str, Any]:
+    template = pod_template(request, group, index=_index(), container=_TFJOB_CONTAINER)
+    container = next(item for item in template["spec"]["containers"] if item["name"] == _TFJOB_CONTAINER)
+    # By this name its operator finds the port; without it, it adds one of the same number beside ours.
+    for port in container.get("ports", ())[:1]:
+        port.setdefault("name", _TFJOB_PORT)
+    return template
+
+
+def _pod(request: Request, group: Group, command: list[str]) -> dict[str, Any]:
+    # The launcher's Job does not label its pods with a number; there is only one.
+    index = {"value": "0"} if group.type == LAUNCHER else _index()
+    return pod_template(request, group, index=index, command=command)
+
+
+def _index() -> dict[str, Any]:
+    return {"valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{REPLICA_INDEX}']"}}}
