@@ -16,6 +16,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pulumi_tfjobs.sdk.clusters.addons import GpuAddons
+    from pulumi_tfjobs.sdk.clusters.aks import AksGpuCluster
+    from pulumi_tfjobs.sdk.clusters.aks_args import (
+        ContainerRegistry,
+        Logs,
+        Network,
+        NodePool,
+        RunStorage,
+        SystemPool,
+    )
+    from pulumi_tfjobs.sdk.clusters.args import (
+        Addon,
+        DevicePlugin,
+        Flavor,
+        JobNamespace,
+        Kubeflow,
+        PodPriority,
+        Queue,
+        Quota,
+        SharedStorage,
+        Subject,
+        WorkloadPriority,
+    )
     from pulumi_tfjobs.sdk.components import TensorFlow
     from pulumi_tfjobs.sdk.resources import TrainingJob
     from pulumi_tfjobs.sdk.types import (
@@ -32,23 +55,64 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Addon",
+    "AksGpuCluster",
     "ComputeTarget",
+    "ContainerRegistry",
+    "DevicePlugin",
     "Distribution",
+    "Flavor",
+    "GpuAddons",
     "Horovod",
+    "JobNamespace",
+    "Kubeflow",
     "KubernetesTarget",
     "LocalTarget",
+    "Logs",
     "MultiWorker",
+    "Network",
+    "NodePool",
     "ParameterServer",
+    "PodPriority",
+    "Queue",
+    "Quota",
+    "RunStorage",
+    "SharedStorage",
     "Single",
     "Storage",
+    "Subject",
+    "SystemPool",
     "TensorFlow",
     "TrainingJob",
     "Volume",
+    "WorkloadPriority",
 ]
 
 _MODULES = {
     "TensorFlow": "pulumi_tfjobs.sdk.components",
     "TrainingJob": "pulumi_tfjobs.sdk.resources",
+    "GpuAddons": "pulumi_tfjobs.sdk.clusters.addons",
+    "AksGpuCluster": "pulumi_tfjobs.sdk.clusters.aks",
+    **dict.fromkeys(
+        ("ContainerRegistry", "Logs", "Network", "NodePool", "RunStorage", "SystemPool"),
+        "pulumi_tfjobs.sdk.clusters.aks_args",
+    ),
+    **dict.fromkeys(
+        (
+            "Addon",
+            "DevicePlugin",
+            "Flavor",
+            "JobNamespace",
+            "Kubeflow",
+            "PodPriority",
+            "Queue",
+            "Quota",
+            "SharedStorage",
+            "Subject",
+            "WorkloadPriority",
+        ),
+        "pulumi_tfjobs.sdk.clusters.args",
+    ),
 }
 
 if not TYPE_CHECKING:  # a type checker must see that there is no other name

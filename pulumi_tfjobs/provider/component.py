@@ -1,6 +1,6 @@
-"""The component ``tfjobs:index:TensorFlow``, built in the plugin for programs in languages without this SDK (YAML).
+"""The components, built in the plugin for programs in languages without this SDK (YAML).
 
-It needs the Pulumi SDK, which takes a second to load: nothing here is imported before the first Construct.
+That needs the Pulumi SDK, which takes a second to load: nothing here is imported before the first Construct.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from importlib import import_module
 from typing import Any
 
 from pulumi_tfjobs.errors import TfJobsError
-from pulumi_tfjobs.provider.comparing import OUTPUTS
 from pulumi_tfjobs.provider.protos import import_pulumi, provider_pb2
 
 TYPE = "tfjobs:index:TensorFlow"
+
+# Type → the module and class that build it.
+TYPES: dict[str, tuple[str, str]] = {
+    TYPE: ("pulumi_tfjobs.sdk.components", "TensorFlow"),
+    "tfjobs:index:GpuAddons": ("pulumi_tfjobs.sdk.clusters.addons", "GpuAddons"),
+    "tfjobs:index:AksGpuCluster": ("pulumi_tfjobs.sdk.clusters.aks", "AksGpuCluster"),
+}
 
 ComponentClass = Callable[..., Any]
 
@@ -41,7 +47,8 @@ def integral(value: Any) -> Any:
 class Components:
     """Constructs components with the Pulumi SDK's own server code.
 
-    ``component``: the class to build, called with ``(name, opts=…, **arguments)``; default the one of the Python SDK.
+    ``component``: what is built, called with ``(name, opts=…, **arguments)``; default: the Python SDK's class of the
+    type.
     """
 
     def __init__(self, component: ComponentClass | None = None) -> None:
@@ -79,20 +86,18 @@ class Components:
         from pulumi.provider import ConstructResult, Provider
         from pulumi.provider.server import ProviderServicer
 
-        component: ComponentClass = self._component or import_module("pulumi_tfjobs.sdk.components").TensorFlow
-
         components = self
 
         class Built(Provider):
             def construct(
                 self, name: str, resource_type: str, inputs: Any, options: ResourceOptions | None = None
             ) -> ConstructResult:
-                if resource_type != TYPE:
-                    raise TfJobsError(f"there is no component {resource_type}. Expected: {TYPE}. Correct its type")
+                module, kind = TYPES[resource_type]
+                component: ComponentClass = components._component or getattr(import_module(module), kind)
                 if not components.versioned:
                     options = ResourceOptions.merge(options, ResourceOptions(version=""))
                 built = component(name, opts=options, **{snake_case(k): integral(v) for k, v in inputs.items()})
-                found = {key: getattr(built, snake_case(key), None) for key in OUTPUTS}
+                found = built.outputs()
                 return ConstructResult(
                     urn=built.urn, state={key: value for key, value in found.items() if value is not None}
                 )

@@ -1,7 +1,7 @@
 """The package schema that the engine, ``pulumi package add`` and SDK generators read.
 
 Inputs come from :class:`pulumi_tfjobs.spec.args.JobArgs`, descriptions included; outputs are described here, targets in
-:mod:`pulumi_tfjobs.provider.schema_targets`.
+:mod:`pulumi_tfjobs.provider.schema_targets`, cluster components in :mod:`pulumi_tfjobs.provider.schema_clusters`.
 ``python -m pulumi_tfjobs.provider.schema`` writes ``schema.json`` beside this module, which is what the plugin serves.
 """
 
@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from pulumi_tfjobs.provider.schema_clusters import cluster_components, cluster_types
 from pulumi_tfjobs.provider.schema_targets import PACKAGE, target_property, target_types
 
 SCHEMA_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.json")
@@ -115,7 +116,7 @@ def package_schema() -> dict[str, Any]:
         "language": _LANGUAGES,
         "config": {},
         "provider": {"description": "Runs TensorFlow training jobs. It has nothing to configure."},
-        "types": dict(sorted(builder.types.items())),
+        "types": dict(sorted({**builder.types, **cluster_types()}.items())),
         "resources": {
             "tfjobs:index:TrainingJob": {
                 "description": JOB_DESCRIPTION,
@@ -132,6 +133,7 @@ def package_schema() -> dict[str, Any]:
                 "properties": outputs,
                 "required": always,
             },
+            **cluster_components(),
         },
     }
 

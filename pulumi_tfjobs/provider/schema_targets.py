@@ -9,7 +9,7 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ def target_types() -> dict[str, Any]:
     types = import_module("pulumi_tfjobs.sdk.types")
 
     classes = (types.LocalTarget, types.KubernetesTarget, types.Volume, types.Storage)
-    return {_token(cls.__name__): _described(cls) for cls in classes}
+    return {_token(cls.__name__): described(cls) for cls in classes}
 
 
 def target_property() -> dict[str, Any]:
@@ -36,12 +36,12 @@ def target_property() -> dict[str, Any]:
     return {"oneOf": members, "discriminator": {"propertyName": "kind", "mapping": mapping}}
 
 
-def argument_texts(cls: type) -> dict[str, str]:
-    """Argument → its description in the class's docstring."""
+def argument_texts(cls: type, section: str = "Args") -> dict[str, str]:
+    """Argument → its description in that section of the class's docstring."""
     doc = inspect.getdoc(cls) or ""
     found: dict[str, str] = {}
     name = ""
-    for line in doc.partition("Args:\n")[2].splitlines():
+    for line in doc.partition(f"{section}:\n")[2].splitlines():
         begun = re.match(r" {4}(\w+): (.*)", line)
         if begun:
             name = begun.group(1)
@@ -57,7 +57,8 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-def _described(cls: Any) -> dict[str, Any]:
+def described(cls: Any) -> dict[str, Any]:
+    """The schema's type of a dataclass of the SDK."""
     # pulumi.Input names its Output by text, in its own module.
     hints = typing.get_type_hints(cls, localns={"Output": list, "T": typing.Any})
     texts = argument_texts(cls)
@@ -69,7 +70,7 @@ def _described(cls: Any) -> dict[str, Any]:
         }
         for item in fields(cls)
     }
-    required = [camel(item.name) for item in fields(cls) if not _optional(hints[item.name])]
+    required = [camel(item.name) for item in fields(cls) if item.default is MISSING]
     if cls.kind:
         kind = {"type": "string", "const": cls.kind, "description": "Which compute target."}
         properties = {"kind": kind, **properties}
@@ -81,10 +82,6 @@ def _described(cls: Any) -> dict[str, Any]:
         "properties": properties,
         **({"required": required} if required else {}),
     }
-
-
-def _optional(hint: Any) -> bool:
-    return type(None) in typing.get_args(hint)
 
 
 def schema_of(hint: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf import empty_pb2
 
 from pulumi_tfjobs.provider import faults
-from pulumi_tfjobs.provider.component import TYPE as COMPONENT_TYPE
+from pulumi_tfjobs.provider.component import TYPES as COMPONENT_TYPES
 from pulumi_tfjobs.provider.component import Components
 from pulumi_tfjobs.provider.engine_log import EngineLog
 from pulumi_tfjobs.provider.faults import Unsupported
@@ -155,8 +155,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
     @_rpc
     async def Construct(self, request: provider_pb2.ConstructRequest, context: Any) -> provider_pb2.ConstructResponse:
-        if request.type != COMPONENT_TYPE:
-            raise Unsupported(f"there is no component {request.type}. Expected: {COMPONENT_TYPE}. Correct the type")
+        if request.type not in COMPONENT_TYPES:
+            known = ", ".join(COMPONENT_TYPES)
+            raise Unsupported(f"there is no component {request.type}. Expected one of: {known}. Correct the type")
         return await self._components.construct(request, context, self._log.address)
 
     # What this provider does not have

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from typing import Any
 
 import pytest
 
+from pulumi_tfjobs.errors import LaunchFailed
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import Horovod, MultiWorker, ParameterServer
 from pulumi_tfjobs.spec.state import RunState
@@ -288,9 +290,16 @@ class Surroundings:
 
     async def test_a_plan_that_cannot_start_says_why(self, place: Place) -> None:
         place.interpreter = "/no/such/python"
-        with pytest.raises(Exception, match=r"/no/such/python.*To fix"):
-            await place.launch(plan_of(), "pass")
-        assert await place.target.state(place.folder(plan_of().run_id), 1) is None
+        try:
+            folder = await place.launch(plan_of(), "pass")
+        except LaunchFailed as error:  # the target can tell at once
+            said = str(error)
+            assert await place.target.state(place.folder(plan_of().run_id), 1) is None
+        else:
+            state = await place.end(folder)
+            assert state.phase == phases.FAILED
+            said = state.reason
+        assert re.search(r"/no/such/python.*To fix", said)
 
 
 SERVER = """
@@ -411,12 +420,13 @@ class Groups:
             """
             import time
             if os.environ['TFJOBS_REPLICA_TYPE'] == 'ps' : time.sleep(1000)
+            open('outputs/started', 'w').close()
             if os.environ['TFJOBS_REPLICA_INDEX'] == '1':
                 while not os.path.exists('outputs/go'): time.sleep(0.01)
             """,
         )
         if policy == "all_workers":
-            await until(lambda: os.path.exists(folder.attempt(1).state), "started")
+            await until(lambda: place.output(folder, "started") is not None, "a worker has started")
             async with closing(place.target.watch(folder, 1)) as states:
                 async for state in states:
                     assert not state.finished, "worker 0 alone must not decide"

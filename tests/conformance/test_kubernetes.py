@@ -15,9 +15,9 @@ from tests.rig.fixtures import rig, rig_node
 __all__ = ["rig", "rig_node"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def namespace(rig_node: Cluster) -> Iterator[str]:
-    with rig_node.namespace() as name:
+    with rig_node.namespace() as name:  # many tests have the same run
         yield name
 
 

@@ -30,7 +30,8 @@ class Cloud(pulumi.runtime.Mocks):
         answer = dict(args.inputs)
         kind = args.typ.rpartition(":")[2]
         if args.typ.startswith("azure-native:"):
-            answer.setdefault("name", f"{args.name}-real")
+            given = [answer[key] for key in ("shareName", "containerName") if key in answer]
+            answer.setdefault("name", given[0] if given else f"{args.name}-real")
         if kind == "ManagedCluster":
             # Given as a list of ids, answered as a map.
             answer |= {

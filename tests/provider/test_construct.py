@@ -187,3 +187,35 @@ async def test_what_it_does_not_have_is_said(plugin: Plugin, rpc: str, message: 
     error = await plugin.fails(rpc, message)
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED
     assert "tfjobs" in error.details()
+
+
+async def test_cluster_components_are_built_too(plugin: Plugin, monitor: tuple[FakeMonitor, str]) -> None:
+    engine, address = monitor
+    inputs = {
+        "kubeconfig": Secret("users: []\n"),
+        "namespaces": [{"name": "vision", "podSecurity": "restricted"}],
+        "flavors": [{"name": "a100"}],
+        "queues": [{"name": "vision", "quotas": [{"flavor": "a100", "gpus": 8}]}],
+        "target": {"kind": "kubernetes", "image": "example.org/train:1"},
+    }
+    wanted = request(address, inputs)
+    wanted.type = "tfjobs:index:GpuAddons"
+    response = await plugin.call("Construct", wanted)
+    state = wire.split(wire.decode(response.state))
+    target = state.plain["target"]
+    assert (target["kind"], target["queue"], target["image"]) == ("kubernetes", "vision", "example.org/train:1")
+    assert any(path.startswith("target") for path in state.secret), "the kubeconfig stays a secret"
+    (queue,) = [item for item in engine.registered if item.type.endswith(":ClusterQueue")]
+    (group,) = wire.decode(queue.object)["spec"]["resourceGroups"]
+    assert group["flavors"][0]["resources"][2]["nominalQuota"] == "8"
+
+
+async def test_wrong_arguments_of_a_component_are_said_in_words(
+    plugin: Plugin, monitor: tuple[FakeMonitor, str]
+) -> None:
+    wanted = request(monitor[1], {"pools": [{"name": "A", "vmSize": "Standard_NC4as_T4_v3"}], "poolz": 1.0})
+    wanted.type = "tfjobs:index:AksGpuCluster"
+    error = await plugin.fails("Construct", wanted)
+    assert "pools[0].name" in error.details()
+    assert "poolz: there is no such argument" in error.details()
+    assert "Traceback" not in error.details()

@@ -64,8 +64,8 @@ def _up(folder: Path, *, node: bool, operators: bool) -> None:
     else:
         cluster = Cluster(folder, detached=True).start()
         cluster.add_gpu_nodes(GPU_NODES)
-    for name in OPERATORS if operators else ():
-        cluster.add(name)
+    if operators:
+        cluster.add(*OPERATORS)
     if node:
         cluster.add_node()
     _say(f"Kubernetes {building.KUBERNETES} is up after {time.monotonic() - start:.1f} s; it ends by: make rig-down")

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.rig import building, images, teardown
 from tests.rig.api import Api, Object
-from tests.rig.controllers import BURST, CONTROLLERS, QPS
+from tests.rig.controllers import BURST, CONTROLLERS, QPS, answers, define
 from tests.rig.nodes import GpuNodes
 from tests.rig.processes import Processes, RigError, until
 
@@ -105,9 +105,12 @@ class Cluster:
             self._make_certificates()
             self._start_etcd()
             self._start_apiserver()
+            # Before the controller manager: its garbage collector looks for new kinds every 30 seconds only.
+            define(self, *LEVEL)
             with ThreadPoolExecutor(8) as pool:
                 started = [
-                    pool.submit(self._start_managers),
+                    pool.submit(self._start_controller_manager),
+                    pool.submit(self._start_scheduler),
                     *(pool.submit(CONTROLLERS[name], self) for name in LEVEL),
                 ]
                 for item in started:
@@ -136,13 +139,23 @@ class Cluster:
         state = {"programs": str(self.programs.home), "ports": self._ports, "node": self.node_name}
         (self.folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    def add(self, controller: str) -> None:
-        """Starts a controller that is not there yet: `training-operator` (TFJob), `training-operator-mpi` (TFJob and its
-        MPIJob v1), `mpi-operator` (MPIJob v2beta1). One cluster has one kind of MPIJob."""
-        name = controller.removesuffix("-mpi")
-        if not self.has(name):
-            CONTROLLERS[controller](self)
-            self.save()
+    def add(self, *controllers: str) -> None:
+        """Starts those that are not there yet: `training-operator` (TFJob), `training-operator-mpi` (TFJob and its MPIJob
+        v1), `mpi-operator` (MPIJob v2beta1). One cluster has one kind of MPIJob.
+
+        Raises:
+            RigError: One did not start, or the cluster has the other kind of MPIJob.
+        """
+        missing = [name for name in controllers if not self.has(name.removesuffix("-mpi"))]
+        if not missing:
+            return
+        define(self, *missing)
+        self.processes.stop("kube-controller-manager", signal.SIGKILL)  # see start
+        with ThreadPoolExecutor(4) as pool:
+            for item in [pool.submit(CONTROLLERS[name], self) for name in missing]:
+                item.result()
+            self._start_controller_manager()
+        self.save()
 
     def has(self, name: str) -> bool:
         """Whether that program runs."""
@@ -411,20 +424,9 @@ class Cluster:
         except Exception:  # noqa: BLE001 (refused, or not ready in whatever way)
             return False
 
-    def _start_managers(self) -> None:
-        common = (
-            f"--kubeconfig={self.kubeconfig}",
-            "--leader-elect=false",
-            "--bind-address=127.0.0.1",
-            "--profiling=false",
-            f"--kube-api-qps={QPS}",
-            f"--kube-api-burst={BURST}",
-        )
-        self._kubernetes(
+    def _start_controller_manager(self) -> None:
+        self._start_client(
             "kube-controller-manager",
-            *common,
-            f"--secure-port={self.port('kube-controller-manager')}",
-            f"--cert-dir={self.folder / 'kube-controller-manager'}",
             f"--service-account-private-key-file={self.certificates / 'sa.key'}",
             f"--root-ca-file={self.certificates / 'ca.crt'}",
             "--node-monitor-grace-period=120s",
@@ -432,16 +434,29 @@ class Cluster:
             "--concurrent-namespace-syncs=20",
             "--pvclaimbinder-sync-period=1s",  # a claim's volume is found by this timer only
         )
-        self._kubernetes(
-            "kube-scheduler",
-            *common,
-            f"--secure-port={self.port('kube-scheduler')}",
-            f"--cert-dir={self.folder / 'kube-scheduler'}",
-        )
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self.processes.wait(
             "kube-controller-manager", lambda: self.api.find(account), "the controller manager makes service accounts"
         )
+
+    def _start_scheduler(self) -> None:
+        self._start_client("kube-scheduler")
+
+    def _start_client(self, name: str, *arguments: str) -> None:
+        port = self.port(name)
+        self._kubernetes(
+            name,
+            f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={port}",
+            f"--cert-dir={self.folder / name}",
+            "--profiling=false",
+            f"--kube-api-qps={QPS}",
+            f"--kube-api-burst={BURST}",
+            *arguments,
+        )
+        self.processes.wait(name, lambda: answers(f"https://127.0.0.1:{port}/healthz"))
 
     def _kubernetes(self, name: str, *arguments: str) -> None:
         # GOGC: half the memory for a little more work.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import ssl
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from tests.rig.processes import RigError
+from tests.rig.api import ApiError
+from tests.rig.processes import RigError, until
 
 if TYPE_CHECKING:
     from tests.rig.cluster import Cluster
@@ -42,12 +44,11 @@ def kwok(cluster: Cluster) -> None:
             "--node-lease-duration-seconds=120",
         ],
     )
-    cluster.processes.wait("kwok", lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
+    cluster.processes.wait("kwok", lambda: answers(f"http://127.0.0.1:{port}/healthz"))
 
 
 def jobset(cluster: Cluster) -> None:
     """JobSet."""
-    crds = _define(cluster, "jobset-crd")
     webhook, health = cluster.port("jobset-webhook"), cluster.port("jobset-health")
     config = {
         "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
@@ -59,7 +60,6 @@ def jobset(cluster: Cluster) -> None:
         "internalCertManagement": {"enable": False},
         "clientConnection": {"qps": QPS, "burst": BURST},
     }
-    crds()
     _start(cluster, "jobset", [f"--config={_written(cluster, 'jobset', config)}"], health)
 
     def only_its_own(path: str, hook: dict[str, Any]) -> bool:
@@ -74,7 +74,6 @@ def jobset(cluster: Cluster) -> None:
 
 def kueue(cluster: Cluster) -> None:
     """Kueue, for Jobs, JobSets and Kubeflow's jobs."""
-    crds = _define(cluster, "kueue-crd")
     webhook, health = cluster.port("kueue-webhook"), cluster.port("kueue-health")
     config = {
         "apiVersion": "config.kueue.x-k8s.io/v1beta1",
@@ -90,7 +89,6 @@ def kueue(cluster: Cluster) -> None:
         "integrations": {"frameworks": ["batch/job", "jobset.x-k8s.io/jobset", "kubeflow.org/tfjob", "kubeflow.org/mpijob"]},
     }
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}})
-    crds()
     _start(cluster, "kueue", [f"--config={_written(cluster, 'kueue', config)}"], health)
     served = ("batch-v1-job", "jobset-x", "kueue-x", "v1-tfjob", "v2beta1-mpijob")
     _hook(cluster, "kueue", webhook, lambda path, _: any(part in path for part in served))
@@ -98,15 +96,13 @@ def kueue(cluster: Cluster) -> None:
 
 def training_operator(cluster: Cluster, *, mpi: bool = False) -> None:
     """Kubeflow's training-operator for TFJobs; with `mpi` for its MPIJobs (v1) too."""
-    kinds = {"tfjob", "mpijob"} if mpi else {"tfjob"}
-    crds = _define(cluster, "training-operator-crd", lambda item: item["spec"]["names"]["singular"] in kinds)
+    kinds = ("mpijob", "tfjob") if mpi else ("tfjob",)
     webhook, health = cluster.port("training-operator-webhook"), cluster.port("training-operator-health")
-    crds()
     _start(
         cluster,
         "training-operator",
         [
-            *(f"--enable-scheme={kind}" for kind in sorted(kinds)),
+            *(f"--enable-scheme={kind}" for kind in kinds),
             f"--health=127.0.0.1:{health}",
             f"--webhook-port={webhook}",
             f"--certificates={cluster.webhook_certificates}",
@@ -119,11 +115,8 @@ def training_operator(cluster: Cluster, *, mpi: bool = False) -> None:
 
 def mpi_operator(cluster: Cluster) -> None:
     """Kubeflow's mpi-operator, whose MPIJob (v2beta1) has the name of training-operator's."""
-    if cluster.has("training-operator") and cluster.api.find(f"{_CRDS}/mpijobs.kubeflow.org"):
-        raise RigError("training-operator's MPIJob is in this cluster; the two have the same name")
     health = cluster.port("mpi-operator-health")
-    _define(cluster, "mpi-operator-crd")()
-    _start(cluster, "mpi-operator", [f"--health=127.0.0.1:{health}"], health)
+    _start(cluster, "mpi-operator", [f"--kubeconfig={cluster.kubeconfig}", f"--health=127.0.0.1:{health}"], health)
 
 
 CONTROLLERS: dict[str, Callable[[Cluster], None]] = {
@@ -136,28 +129,49 @@ CONTROLLERS: dict[str, Callable[[Cluster], None]] = {
 }
 
 
-def _define(
-    cluster: Cluster, manifest: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> Callable[[], None]:
-    """Creates the custom resources; the function returned waits until they are served."""
-    items = [item for item in cluster.programs.manifests(manifest) if wanted(item)]
+def define(cluster: Cluster, *controllers: str) -> None:
+    """Creates the custom resources of these controllers, and waits until they are served.
+
+    Raises:
+        RigError: There is another MPIJob already; the two have the same name.
+    """
+    items = [item for name in controllers for item in _custom_resources(cluster, name)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(functools.partial(_create, cluster), items))
     for item in items:
-        # Conversion webhooks are only for clusters that hold older versions.
-        item["spec"].pop("conversion", None)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(cluster.api.create, items))
-
-    def served() -> None:
-        for item in items:
-            name = item["metadata"]["name"]
-            cluster.api.wait(f"{_CRDS}/{name}", lambda crd: _condition(crd, "Established"), f"{name} is served")
-
-    return served
+        spec = item["spec"]
+        version = next(entry["name"] for entry in spec["versions"] if entry["storage"])
+        path = f"/apis/{spec['group']}/{version}"
+        plural = spec["names"]["plural"]
+        until(lambda path=path, plural=plural: _serves(cluster, path, plural), f"{plural} of {path} are served")
 
 
-def _condition(item: dict[str, Any], kind: str) -> bool:
-    conditions = item.get("status", {}).get("conditions") or ()
-    return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
+def _custom_resources(cluster: Cluster, controller: str) -> list[dict[str, Any]]:
+    name = controller.removesuffix("-mpi")
+    items = cluster.programs.manifests(f"{name}-crd") if name != "kwok" else []
+    if name == "training-operator":
+        kinds = {"tfjob", "mpijob"} if controller.endswith("-mpi") else {"tfjob"}
+        items = [item for item in items if item["spec"]["names"]["singular"] in kinds]
+    for item in items:
+        item["spec"].pop("conversion", None)  # its webhook is only for clusters that hold older versions
+    return items
+
+
+def _create(cluster: Cluster, item: dict[str, Any]) -> None:
+    try:
+        cluster.api.create(item)
+    except ApiError as error:
+        name = item["metadata"]["name"]
+        there = cluster.api.get(f"{_CRDS}/{name}")["spec"]["versions"]
+        if error.reason != "AlreadyExists":
+            raise
+        if {entry["name"] for entry in there} != {entry["name"] for entry in item["spec"]["versions"]}:
+            raise RigError(f"this cluster has another {name}: one of training-operator's and mpi-operator's") from None
+
+
+def _serves(cluster: Cluster, path: str, plural: str) -> bool:
+    listed = cluster.api.find(path) or {"resources": []}
+    return any(item["name"] == plural for item in listed["resources"])
 
 
 def _hook(
@@ -179,7 +193,7 @@ def _start(cluster: Cluster, name: str, arguments: list[str], health: int) -> No
     cluster.processes.start(
         name, [cluster.programs.go(name), *arguments], {"KUBECONFIG": str(cluster.kubeconfig), "GOGC": "50"}
     )
-    cluster.processes.wait(name, lambda: _answers(f"http://127.0.0.1:{health}/readyz"))
+    cluster.processes.wait(name, lambda: answers(f"http://127.0.0.1:{health}/readyz"))
 
 
 def _written(cluster: Cluster, name: str, config: dict[str, Any]) -> Path:
@@ -188,10 +202,15 @@ def _written(cluster: Cluster, name: str, config: dict[str, Any]) -> Path:
     return path
 
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# No proxy of the user's; the certificates of health checks are those that programs make for themselves.
+_DIRECT = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}),
+    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323, SLF001
+)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a health check is passed."""
     try:
         with _DIRECT.open(url, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +11,18 @@ from tests.rig.cluster import Cluster
 from tests.rig.node import NeedsRoot
 
 
+@functools.lru_cache(maxsize=1)
+def _started() -> Cluster:
+    """One cluster, however many conftest.py have the fixtures."""
+    return Cluster().start()
+
+
 @pytest.fixture(scope="session")
 def rig() -> Iterator[Cluster]:
     """Control plane, JobSet, Kueue and kwok. Simulated nodes are the test's to add, and to remove."""
-    with Cluster() as cluster:
-        yield cluster
+    cluster = _started()
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,9 @@ class Processes:
         if pid is not None:
             send(pid, number)
             until(lambda: self.pid(name) is None, f"{name} ends", seconds, lambda: self.tail(name))
+        child = self._children.pop(name, None)
+        if child is not None:
+            child.wait(seconds)  # else it is taken for one that nobody looks after
 
     def tail(self, name: str, count: int = 15) -> str:
         """The last lines of its log."""

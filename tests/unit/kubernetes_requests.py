@@ -26,6 +26,10 @@ JOBS = {
     "horovod": HOROVOD,
     "horovod mpi": HOROVOD_MPI,
 }
+# Engine and job, for each pair that goes together: a JobSet starts no mpirun.
+CASES = [
+    (engine, job) for engine in ("jobset", "kubeflow") for job in JOBS if (engine, job) != ("jobset", "horovod mpi")
+]
 
 
 def options_of(given: Mapping[str, Any]) -> Options:

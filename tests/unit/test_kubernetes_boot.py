@@ -56,7 +56,10 @@ class Pod:
         digest = hashlib.sha256(content).hexdigest()
         for number, piece in enumerate(source.parts(content)):
             (root / "source" / f"part-{number}").write_bytes(piece)
-        hosts = {group.type: [f"h-{group.type}-{i}" for i in range(len(group.pods))] for group in groups(plan)}
+        hosts = {
+            group.type: [f"127.0.{place}.{i}" for i in range(1, len(group.pods) + 1)]
+            for place, group in enumerate(groups(plan), 1)
+        }
         run = {
             "v": 1,
             "runId": plan.run_id,
@@ -77,6 +80,7 @@ class Pod:
             "TFJOBS_POD_TYPE": pod[0],
             "TFJOBS_POD_INDEX": str(pod[1]),
             "PULUMI_ACCESS_TOKEN": SECRET,
+            "TF_CONFIG": '{"cluster": {}}',  # of Kubeflow's operator, for whoever is none of a cluster too
             **(secrets or {}),
         }
         self.process = subprocess.Popen(
@@ -146,13 +150,13 @@ def test_a_script_that_ends_well(pods: Any) -> None:
         open('logs/events', 'w').write('e')
         with open(os.environ['TFJOBS_METRICS_FILE'], 'a') as stream:
             stream.write('{"step": 1, "loss": 0.5}\\n{"step": 2}')
-        names = ('GIVEN', 'CUDA_VISIBLE_DEVICES', 'TFJOBS_RUN_ID', 'TFJOBS_ATTEMPT', 'PULUMI_ACCESS_TOKEN')
+        names = ('GIVEN', 'CUDA_VISIBLE_DEVICES', 'TFJOBS_RUN_ID', 'TFJOBS_ATTEMPT', 'PULUMI_ACCESS_TOKEN', 'TF_CONFIG')
         print(sys.argv[1:], [os.environ.get(name) for name in names], os.path.basename(os.getcwd()))
         print('to stderr', file=sys.stderr)
         """,
     )
     assert pod.ends() == 0
-    values = ["x y", "-1", plan.run_id, "1", None]
+    values = ["x y", "-1", plan.run_id, "1", None, None]
     assert pod.log == [f"['--epochs', '3'] {values!r} src", "to stderr"]
     own = pod.root / "work" / "runs" / plan.run_id
     assert (own / "outputs" / "model").read_text() == "m"
@@ -264,7 +268,7 @@ def test_tf_config_names_the_hosts(pods: Any) -> None:
     )
     assert pod.ends() == 0
     assert json.loads(pod.log[0]) == {
-        "cluster": {"ps": ["h-ps-0:2222"], "worker": ["h-worker-0:2222", "h-worker-1:2222"]},
+        "cluster": {"ps": ["127.0.1.1:2222"], "worker": ["127.0.2.1:2222", "127.0.2.2:2222"]},
         "task": {"type": "worker", "index": 0},
         "environment": "cloud",
     }

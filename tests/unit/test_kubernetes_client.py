@@ -73,7 +73,7 @@ async def test_a_list_of_many_pages_begins_anew_when_its_rest_is_of_another_time
     server.fault("continue=", status=410, reason="Expired")
     found = await connection.list(PODS, "team")
     assert [item["metadata"]["name"] for item in found] == [f"pod-{index}" for index in range(600)]
-    assert len(server.requests("GET")) == 5
+    assert len(server.requests("GET")) == 8
 
 
 async def test_only_the_server_itself_can_say_that_an_object_is_gone(

@@ -195,6 +195,15 @@ def test_the_program_can_be_given_to_a_pod() -> None:
     assert other["metadata"]["name"] != body["metadata"]["name"]
 
 
+def test_no_node_is_added_for_a_helper_pod() -> None:
+    selector = {"pool": "gpu", "kubernetes.io/arch": "arm64"}
+    spec = helper_pod.helper_pod(make_options(None, node_selector=selector))["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "arm64"}
+    assert "pool" in str(spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"])
+    bound = make_options(None, node_selector=selector, storage=StoragePlace(host_path="/data"), allow_host_path=True)
+    assert helper_pod.helper_pod(bound)["spec"]["nodeSelector"] == selector
+
+
 def digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

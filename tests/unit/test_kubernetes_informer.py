@@ -56,7 +56,7 @@ async def test_what_is_there_and_what_comes(server: KubeServer, connection: Conn
         await until(lambda: "pod-8" not in pods.items)
         assert pods.items["pod-7"] == {"phase": "Running"}
         assert "late" in pods.items
-    assert len(server.requests("limit=")) == 3
+    assert len(server.requests("limit=")) == 6
 
 
 async def test_a_watch_that_is_cut_off_goes_on_where_it_was(server: KubeServer, connection: Connection) -> None:

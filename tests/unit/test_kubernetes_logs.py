@@ -35,6 +35,7 @@ REPLICAS = {"worker": [["worker-0"], ["worker-1"]], "ps": [["ps-0"]]}
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LOCK_SECONDS", 0.05)
     monkeypatch.setattr(following, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(following, "_CALM_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -105,6 +106,10 @@ async def end_pod(server: KubeServer, name: str, kind: str = "worker", index: in
     await put_pod(server, name, kind, index, state="terminated", **more)
 
 
+def phases(work: Collecting) -> set[str]:
+    return {pod["status"]["phase"] for pod in work.collector._informer.items.values()}
+
+
 def at(second: int, nano: int = 0) -> str:
     return f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}.{nano:09d}Z"
 
@@ -164,6 +169,17 @@ async def test_the_last_line_needs_no_end(server: KubeServer, folder: RunFolder)
     reader = LogReader()
     assert reader.feed(b"2026-01-01T00:00:01Z Killed") == []
     assert reader.finish() == [b"Killed\n"]
+
+
+async def test_lines_that_come_after_the_end_are_waited_for(server: KubeServer, folder: RunFolder) -> None:
+    """The container has ended, and what it printed last is on its way to the log, not yet with its end of a line."""
+    await server.log("a").print(at(1), "Traceback:", "ValueError: what it was")
+    server.log("a").clean_cuts = [45]
+    await end_pod(server, "a")
+    async with collecting(server, folder) as work:
+        await until(lambda: work.collector.collecting)
+        await work.collector.finish(10)
+    assert log_of(folder, "worker-0") == "Traceback:\nValueError: what it was\n"
 
 
 async def test_what_the_bootstrap_tells_is_taken_out(server: KubeServer, folder: RunFolder) -> None:
@@ -335,9 +351,7 @@ async def test_more_pods_than_streams(server: KubeServer, folder: RunFolder, mon
         for index in range(60):
             await server.log(f"pod-{index}").print(at(2), f"bye {index}")
             await end_pod(server, f"pod-{index}", index=index)
-        await until(
-            lambda: all(pod["status"]["phase"] == "Succeeded" for pod in work.collector._informer.items.values())
-        )
+        await until(lambda: phases(work) == {"Succeeded"})
         await work.collector.finish(20)
     assert [log_of(folder, name) for name in names] == [f"hello {index}\nbye {index}\n" for index in range(60)]
 
@@ -358,7 +372,7 @@ async def test_a_long_log_is_gone_on_with_in_its_tail(server: KubeServer, folder
         for index in range(2000, 3000):
             await server.log("a").print(at(index // 50, index), texts[index])
         await end_pod(server, "a")
-        await until(lambda: work.collector._informer.items["a"]["status"]["phase"] == "Succeeded")
+        await until(lambda: phases(work) == {"Succeeded"})
         await work.collector.finish(10)
     kept = b"".join(iter_bytes(path)).decode().splitlines()
     assert kept[:600] == texts[:600]

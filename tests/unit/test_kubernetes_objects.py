@@ -16,6 +16,7 @@ from pulumi_tfjobs.targets.kubernetes.objects import times
 from pulumi_tfjobs.targets.kubernetes.patching import merged
 from tests.unit.jobs import spec_of
 from tests.unit.kubernetes_requests import (
+    CASES,
     HOROVOD,
     HOROVOD_MPI,
     JOBS,
@@ -238,11 +239,8 @@ def test_volumes_are_where_they_are_said_to_be() -> None:
     assert [part["configMap"]["name"] for part in parts] == [f"tfjobs-source-{'5' * 12}-{number}" for number in (0, 1)]
 
 
-@pytest.mark.parametrize("engine", ["jobset", "kubeflow"])
-@pytest.mark.parametrize("job", JOBS)
-def test_secrets_are_in_the_secret_and_nowhere_else(job: str, engine: str) -> None:
-    if job == "horovod mpi" and engine == "jobset":
-        pytest.skip("a JobSet starts no mpirun")
+@pytest.mark.parametrize(("engine", "job"), CASES)
+def test_secrets_are_in_the_secret_and_nowhere_else(engine: str, job: str) -> None:
     config, secret, workload = objects_of(JOBS[job], {"engine": engine}, secrets=SECRET)
     assert secret["stringData"] == SECRET
     assert "s3cret" not in json.dumps([config, workload])
@@ -371,7 +369,10 @@ def test_mpirun_starts_a_rank_for_each_process(version: Any) -> None:
     [
         (PS, []),
         ({**PS, "retries": 1}, []),
-        ({**PS, "retries": 1, "retryOn": ["any"], "parameterServerRestarts": 1}, ["retryOn", "parameterServerRestarts"]),
+        (
+            {**PS, "retries": 1, "retryOn": ["any"], "parameterServerRestarts": 1},
+            ["retryOn", "parameterServerRestarts"],
+        ),
         ({**HOROVOD, "retries": 1}, ["retries"]),
         ({"distribution": {**MULTI_WORKER["distribution"], "chief": True}}, ["distribution.chief"]),
         (PS_CHIEF, []),

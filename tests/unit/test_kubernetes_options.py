@@ -124,7 +124,11 @@ def test_all_problems_are_told_at_once_and_each_once() -> None:
         ({"storage": {"hostPath": "/runs"}}, "storage.hostPath", "allowHostPath: true"),
         ({"volumes": [{"mountPath": "/d"}]}, "volumes[0]", "nothing says what it is"),
         ({"volumes": [{"mountPath": "/d", "claim": "a", "secret": "b"}]}, "volumes[0]", "claim and secret"),
-        ({"volumes": [{"mountPath": "/tfjobs/run", "claim": "a"}]}, "volumes[0].mountPath", "which the job itself uses"),
+        (
+            {"volumes": [{"mountPath": "/tfjobs/run", "claim": "a"}]},
+            "volumes[0].mountPath",
+            "which the job itself uses",
+        ),
         ({"volumes": [{"claim": "a"}]}, "volumes[0].mountPath", "it is missing"),
         ({"storage": {"claim": "a", "path": "../up"}}, "storage.path", "without .."),
         ({"inCluster": True, "context": "kind"}, "inCluster", "one way to the cluster"),

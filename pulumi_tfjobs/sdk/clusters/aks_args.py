@@ -164,7 +164,7 @@ class AksGpuClusterArgs(GpuAddonsArgs, total=False):
     Args:
         location: Azure region. Default: the provider's.
         resource_group_name: A resource group that is there. Default: one is made.
-        cluster_name: Default: the resource's name.
+        cluster_name: Of the AKS cluster. Default: the resource's name and some digits.
         pools: Node pools for jobs (at least one). Required.
         system_pool: The nodes of the cluster's own services.
         kubernetes_version: Default: the one that our tests run against.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +30,12 @@ def azure() -> Any:
     except ImportError as error:
         raise pulumi.RunError(f"AksGpuCluster needs pulumi-azure-native, which is not installed: {EXTRA}") from error
     return pulumi_azure_native
+
+
+def plain_name(name: str, what: str) -> str:
+    """A name that stays within letters and digits, and short: Pulumi adds 8, and a storage account takes 24 in all."""
+    short = re.sub(r"[^a-z0-9]", "", name.lower())[:6]
+    return f"{short}{hashlib.sha256(name.encode()).hexdigest()[:4]}{what[:6]}"
 
 
 class Surroundings:
@@ -129,7 +137,7 @@ class Surroundings:
         for item in sorted(namespaces, key=lambda item: item.name):
             credential = FederatedIdentityCredential(
                 f"{self._name}-jobs-{item.name}",
-                federated_identity_credential_resource_name=item.name,
+                federated_identity_credential_resource_name=f"jobs-{item.name}",
                 resource_name_=identity.name,
                 resource_group_name=self.group,
                 issuer=issuer,
@@ -162,7 +170,7 @@ class Surroundings:
         from pulumi_azure_native.containerregistry import Registry
 
         found = Registry(
-            f"{self._name}-registry",
+            plain_name(self._name, "registry"),
             sku={"name": given.sku},
             admin_user_enabled=False,
             tags=self.tags,

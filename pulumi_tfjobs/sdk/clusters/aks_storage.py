@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 
 from pulumi_tfjobs.sdk.clusters.aks_args import RunStorage
+from pulumi_tfjobs.sdk.clusters.aks_base import plain_name
 from pulumi_tfjobs.sdk.clusters.args import SharedStorage
 from pulumi_tfjobs.sdk.clusters.objects import KubernetesObject, metadata
 from pulumi_tfjobs.sdk.clusters.taking import Taking
@@ -37,7 +38,7 @@ class Account:
         self._group = place["resource_group_name"]
         blob = given.type == "blob"
         self.account: Any = StorageAccount(
-            f"{name}-runs",
+            plain_name(name, "runs"),
             kind="StorageV2",
             sku={"name": given.sku},
             minimum_tls_version="TLS1_2",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pulumi
+
 from pulumi_tfjobs.sdk.clusters.args import Flavor, Queue, Quota, WorkloadPriority
 from pulumi_tfjobs.sdk.clusters.objects import metadata
 from pulumi_tfjobs.sdk.clusters.taking import Taking
 from pulumi_tfjobs.spec.pins import KUEUE_API
 
 # A workload that asks for what no quota covers waits for ever: CPU and memory are always covered, by quotas that
-# nobody reaches where none is given.
-NO_LIMIT = {"cpu": "1000000", "memory": "1000Ti"}
+# nobody reaches where none is given. All quantities are as the API server writes them: a refresh finds no difference.
+NO_LIMIT = {"cpu": "1M", "memory": "1000Ti"}
 
 
 def flavor(given: Flavor) -> dict[str, Any]:
@@ -59,13 +61,17 @@ def _limit(quota: Quota, resource: str, gpu_resource: str) -> dict[str, Any]:
         given = quota.cpu if resource == "cpu" else quota.memory
         return {"name": resource, "nominalQuota": NO_LIMIT[resource] if given is None else given}
     if resource != (quota.gpu_resource or gpu_resource):
-        return {"name": resource, "nominalQuota": 0}
-    found: dict[str, Any] = {"name": resource, "nominalQuota": quota.gpus}
+        return {"name": resource, "nominalQuota": "0"}
+    found: dict[str, Any] = {"name": resource, "nominalQuota": _text(quota.gpus)}
     if quota.borrowing_limit is not None:
-        found["borrowingLimit"] = quota.borrowing_limit
+        found["borrowingLimit"] = _text(quota.borrowing_limit)
     if quota.lending_limit is not None:
-        found["lendingLimit"] = quota.lending_limit
+        found["lendingLimit"] = _text(quota.lending_limit)
     return found
+
+
+def _text(number: pulumi.Input[int]) -> pulumi.Output[str] | str:
+    return str(number) if isinstance(number, int) else pulumi.Output.all(number).apply(lambda found: str(found[0]))
 
 
 def local_queue(name: str, namespace: str) -> dict[str, Any]:

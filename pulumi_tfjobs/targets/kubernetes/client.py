@@ -21,7 +21,7 @@ from pulumi_tfjobs.targets.kubernetes.transport import AGAIN, Answer, Query, Tra
 
 Objects = list[dict[str, Any]]
 
-_PAGE = 250
+_PAGE = 100
 # A watch is asked anew after about so long, and taken for dead when neither event nor bookmark (one a minute) came.
 _WATCH_SECONDS = 280
 _QUIET_SECONDS = 90.0

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -31,6 +32,9 @@ _LONGEST_PAUSE = 15.0
 _TRIES = 25
 _LAST_TRIES = 5
 _TROUBLE_AFTER_TRIES = 3
+# A container may be said to have ended while its last lines are on their way to the log. Unless the bootstrap has told
+# the end, the log is whole when nothing new has come for so long.
+_CALM_SECONDS = 1.0
 # How long the log of a pod may still come in when its successor is there.
 _OLD_SECONDS = 15.0
 _REPLICA = re.compile(rb"\[([a-z]+-\d+)\] ")
@@ -130,6 +134,8 @@ class Follower:
         self._reader = LogReader(desk.keeper.mark(source.uid))
         # Whose line the next text goes on with, empty at the beginning of a line.
         self._within = ""
+        self._exits: set[str] = set()
+        self._over_at = 0.0
         self._why = ""
         self._answered = False
         self.task = asyncio.create_task(self._run())
@@ -166,23 +172,29 @@ class Follower:
             self.woken.clear()
             over = self.gone or self.source.ended
             follow = not over and (self.source.first or not desk.polled)
-            mark = reader.mark
+            mark, began = reader.mark, time.monotonic()
+            if over:
+                self._over_at = self._over_at or began
             end = await self._read(follow=follow)
             if reader.mark != mark or end is _End.WHOLE:
                 desk.unreadable.pop(self.source.pod, None)
                 backoff.reset()
-            if end is _End.MISSING or (over and end is _End.WHOLE):
+            whole = over and end is _End.WHOLE
+            calm = reader.mark == mark and began >= self._over_at + _CALM_SECONDS
+            if end is _End.MISSING or (whole and (calm or self._exits.issuperset(self.source.replicas))):
                 self._pass(reader.finish())
                 desk.keeper.set_mark(self.source.uid, reader.mark, done=True)
                 return
             if end is _End.CUT and backoff.failures >= _TROUBLE_AFTER_TRIES:
                 desk.unreadable[self.source.pod] = self._why
             tries = _LAST_TRIES if desk.finishing and self._answered else _TRIES
-            if (over and backoff.failures >= tries) or (desk.finishing and end is _End.WHOLE and not follow):
+            if (over and backoff.failures >= tries) or (
+                desk.finishing and end is _End.WHOLE and not over and not follow
+            ):
                 return
             pause = backoff.next()
-            if end is _End.WHOLE and not follow and not over:
-                pause = _POLL_SECONDS
+            if end is _End.WHOLE and not follow:
+                pause = _CALM_SECONDS if over else _POLL_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.woken.wait(), pause)
 
@@ -254,6 +266,8 @@ class Follower:
         if event["e"] == "metrics":
             self._desk.keeper.add_metrics([line for line in event.get("lines") or () if isinstance(line, str)])
         else:
+            if event["e"] == "exit":
+                self._exits.add(str(event.get("replica")))
             told = Event(self.source.pod, str(event.get("replica") or ""), event)
             self._desk.keeper.add_event(told)
             self._desk.on_event(told)

@@ -88,6 +88,7 @@ class Keeper:
         if (restart, created) < (there["label"], there["created"]):
             return False
         number = max(restart, there["restart"] + 1)
+        self._pods.pop(there["uid"], None)  # nobody reads it any more: see above
         with self._telling(f"the log of {replica} could not be moved"):
             self._log(replica).restart(self._folder.restart(number))
         self._replicas[replica] = {"uid": uid, "label": restart, "created": created, "restart": number, "place": 0}

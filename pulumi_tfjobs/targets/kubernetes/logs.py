@@ -22,6 +22,8 @@ from pulumi_tfjobs.targets.kubernetes.keeping import Event, Keeper
 from pulumi_tfjobs.targets.local.logs import DEFAULT_BYTES
 
 STREAMS = 200
+# Pods asked at once, where they are asked in turns: each is a connection, and an answer takes milliseconds.
+_POLLS = 40
 _SAVE_SECONDS = 1.0
 _LOCK_SECONDS = 2.0
 
@@ -124,7 +126,7 @@ class Collector:
             while not self._take_lock():  # noqa: ASYNC110 another process has it
                 await asyncio.sleep(_LOCK_SECONDS)
             keeper = Keeper(self._folder, self._attempt, self._most)
-            slots = asyncio.Semaphore(self._streams)
+            slots = asyncio.Semaphore(min(_POLLS, self._streams) if self._polled else self._streams)
             self._desk = Desk(self._connection, self._namespace, keeper, slots, self._on_event, self._polled)
             self.collecting = True
             for event in keeper.events():

@@ -34,8 +34,8 @@ class Told(NamedTuple):
 
 class View(NamedTuple):
     """All that is known of an attempt. ``workload``: the object itself. ``told``: by replica and pod. ``queue``: why it
-    waits, in words, and its place. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started again, as far as it was
-    seen."""
+    waits, in words, and its place. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started
+    again, as far as it was seen."""
 
     workload: Mapping[str, Any]
     pods: Sequence[Pod] = ()

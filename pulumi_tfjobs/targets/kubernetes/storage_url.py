@@ -160,7 +160,8 @@ class UrlStorage(Storage):
         def copy() -> None:  # an object appears when it is whole
             system, root = self._system()
             place = _inside(root, path)
-            system.put_file(local, place)
+            with contextlib.suppress(FileExistsError):  # some do not replace: what is there is then the same
+                system.put_file(local, place)
             if system.info(place)["size"] != os.path.getsize(local):
                 raise OSError(errno.EIO, f"{path} did not arrive whole")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -134,7 +135,7 @@ class KubernetesTarget(Target):
             import json
 
             write_file(at.plan, json.dumps(plan.to_json(), indent=1, sort_keys=True).encode(), sync=False)
-        async with await self._connect() as connection:
+        async with await self._connect() as connection, _alone(at.root):
             await launching.launch(
                 connection,
                 self.settings,
@@ -310,6 +311,17 @@ class KubernetesTarget(Target):
             return None
         last = max(known)
         return Recalled(record_of(known[last]), last)
+
+
+@contextlib.asynccontextmanager
+async def _alone(folder: str) -> AsyncGenerator[None, None]:
+    """While held, nobody else on this machine launches this attempt."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _stopped(folder: RunFolder, attempt: int) -> str:

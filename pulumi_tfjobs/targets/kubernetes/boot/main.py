@@ -33,8 +33,10 @@ ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
 NO_START = 3
 TIMED_OUT = 124
 _TERMINATION_BYTES = 4000
-# What a pod's environment holds that a script must not take for its own. (Kubeflow's operator gives every pod of a TFJob
-# its TF_CONFIG, also those of Horovod.)
+_MEET_SECONDS = 60.0
+_MOST_NAMES = 64
+# What a pod's environment holds that a script must not take for its own. (Kubeflow's operator gives every pod of a
+# TFJob its TF_CONFIG, also those of Horovod.)
 _DROPPED = ("PULUMI_", "TFJOBS_", "TF_CONFIG")
 
 
@@ -98,7 +100,21 @@ class Pod:
                     found[f"{{{{address:{member.type}:{member.index}}}}}"] = f"{host}:{PORT + place}"
         if self.plan.rendezvous is not None and self.plan.rendezvous.kind == "gloo":
             found.update(self._rendezvous())
+        elif any(member.needs_port for member in self.plan.replicas):
+            self._meet()
         return found
+
+    def _meet(self) -> None:
+        """Wait until the names of the cluster's members resolve: pods come up in any order, and not every script asks a
+        second time. Not for ever: some may never come, and scripts may do without them."""
+        hosts = [host for group in groups(self.plan) for host in self.run["hosts"][group.type]]
+        own = self.run["hosts"][self.type][self.index]
+        until = time.monotonic() + _MEET_SECONDS
+        try:
+            for host in hosts if len(hosts) <= _MOST_NAMES else [own, hosts[0]]:
+                address_of(host, max(1.0, until - time.monotonic()))
+        except Unreachable as error:
+            self.output.note(f"starting without all others: {error}")
 
     def _rendezvous(self) -> dict[str, str]:
         """Horovod's meeting place: the first worker's pod serves it."""

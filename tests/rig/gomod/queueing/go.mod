@@ -7,6 +7,7 @@ godebug default=go1.24
 require (
 	github.com/coredns/coredns v1.12.0
 	github.com/kubeflow/mpi-operator v0.6.0
+	k8s.io/client-go v0.31.4
 	sigs.k8s.io/kueue v0.10.0
 )
 
@@ -119,7 +120,6 @@ require (
 	k8s.io/apimachinery v0.31.4 // indirect
 	k8s.io/apiserver v0.31.4 // indirect
 	k8s.io/autoscaler/cluster-autoscaler/apis v0.0.0-20240813092541-aec7b75bb683 // indirect
-	k8s.io/client-go v0.31.4 // indirect
 	k8s.io/code-generator v0.31.4 // indirect
 	k8s.io/component-base v0.31.4 // indirect
 	k8s.io/component-helpers v0.31.4 // indirect
