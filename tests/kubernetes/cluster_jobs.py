@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tests.conformance.kubernetes_place import target_options
@@ -20,7 +20,6 @@ class Place:
     namespace: str
     project: Project
     python: str = sys.executable
-    _shared: list[dict[str, str]] = field(default_factory=list)
 
     def target(self, **changes: Any) -> dict[str, Any]:
         """A program's ``computeTarget``."""
@@ -39,9 +38,7 @@ class Place:
     def unfinished(self) -> list[str]:
         """Pods of which something may still run."""
         return [
-            pod["metadata"]["name"]
-            for pod in self.pods()
-            if pod["status"].get("phase") not in {"Succeeded", "Failed"}
+            pod["metadata"]["name"] for pod in self.pods() if pod["status"].get("phase") not in {"Succeeded", "Failed"}
         ]
 
     def kill_pod(self, replica: str) -> None:
@@ -60,4 +57,4 @@ class Place:
         path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{self.namespace}/jobsets"
         for item in self.rig.api.items(path):
             self.rig.api.delete(f"{path}/{item['metadata']['name']}", propagation="Foreground")
-            self.rig.api.wait(f"{path}/{item['metadata']['name']}", lambda found: found is None, "it is gone")
+            self.rig.api.wait_gone(f"{path}/{item['metadata']['name']}")

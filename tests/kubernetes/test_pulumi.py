@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.engine.harness import Project
-from tests.kubernetes.cluster_jobs import Place, unfinished_pods
+from tests.kubernetes.cluster_jobs import Place
 
 ACCURACY = 0.95
 REPO = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 DIGITS = """
 job = tfjobs.TensorFlow(
     "digits",
-    compute_target=tfjobs.KubernetesTarget(**{target!r}),
+    compute_target={target!r},
     source_directory={source!r},
     entry_script="train.py",
     script_params={{"--epochs": 15, "--learning-rate": 0.01}},
@@ -47,8 +47,7 @@ pulumi.export("outputs", job.outputs_dir)
 def test_parameter_servers_learn_the_digits_from_python(project: Project, training_place: Place) -> None:
     place = training_place
     source = str(REPO / "programs" / "digits" / "ps")
-    target = {key: value for key, value in place.snake().items() if key != "kind"}
-    project.python(DIGITS.format(target=target, source=source, python=place.python))
+    project.python(DIGITS.format(target=place.target(), source=source, python=place.python))
     preview = project.preview()
     assert "1 parameter server, 2 workers" in preview.said("digits")
     project.up()
@@ -60,7 +59,7 @@ def test_parameter_servers_learn_the_digits_from_python(project: Project, traini
     assert os.listdir(outputs["outputs"]), "what the script has kept is here"
     assert project.preview().changed == {}
     assert project.refresh().changed == {}
-    assert unfinished_pods(place) == [], "the parameter server, which never exits, is gone"
+    assert place.unfinished() == [], "the parameter server, which never exits, is gone"
     project.destroy()
     assert os.listdir(outputs["outputs"]), "outputs stay"
 
@@ -81,7 +80,7 @@ def test_horovod_learns_the_digits_from_yaml(project: Project, training_place: P
     }
     project.yaml(
         {"digits": {"type": "tfjobs:index:TensorFlow", "properties": properties}},
-        {"accuracy": "${digits.metrics[\"accuracy\"]}", "logs": "${digits.logs}"},
+        {"accuracy": '${digits.metrics["accuracy"]}', "logs": "${digits.logs}"},
     )
     project.up()
     outputs = project.outputs()
@@ -136,7 +135,7 @@ def test_what_keeps_a_pod_from_starting_is_in_the_row(project: Project, place: P
     assert state["image"]["id"].startswith("kubernetes/")
     assert state["room"]["outputs"]["status"] in {"queued", "starting"}
     project.destroy()
-    assert unfinished_pods(place) == []
+    assert place.unfinished() == []
 
 
 def _quickly() -> dict[str, Any]:
