@@ -175,6 +175,7 @@ class Cluster:
     def pause_apiserver(self) -> None:
         """Ends the API server; what the cluster holds stays in etcd. The port refuses connections from here on."""
         self.processes.stop("kube-apiserver", signal.SIGKILL)
+        self.api.close()
 
     def resume_apiserver(self) -> None:
         """Starts it again, on the same port, and returns when it is ready."""

@@ -9,6 +9,7 @@ import base64
 import functools
 import json
 import ssl
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,5 +215,8 @@ def answers(url: str) -> bool:
     try:
         with _DIRECT.open(url, timeout=5) as answer:
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
     except OSError:
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -196,9 +195,20 @@ def run_in(cluster: Cluster, namespace: str, pod: str, argv: list[str]) -> str:
     from kubernetes.stream import stream
 
     api = client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))
-    with contextlib.closing(api.api_client):
-        answer = stream(api.connect_get_namespaced_pod_exec, pod, namespace, command=argv, stdout=True, stderr=True)
-    return str(answer)
+    entered = stream(
+        api.connect_get_namespaced_pod_exec,
+        pod,
+        namespace,
+        command=argv,
+        stdout=True,
+        stderr=True,
+        _preload_content=False,
+    )
+    try:
+        entered.run_forever(timeout=30)
+        return str(entered.read_all())
+    finally:
+        entered.sock.shutdown()  # its close() leaves the socket open where the server has hung up
 
 
 def test_pods_of_a_jobset_find_each_other_by_name(rig_node: Cluster, namespace: str) -> None:

@@ -25,6 +25,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 TIMED_OUT = 124  # the bootstrap's exit code where the run's time is over
+TOLD_TO_END = 143  # and where the pod was ended from outside
 _INFRASTRUCTURE = 128  # from here on, exit codes are signals
 
 
@@ -116,11 +117,11 @@ def _failure_rules(plan: LaunchPlan, group: Group) -> list[dict[str, Any]]:
 
 def _final_codes(plan: LaunchPlan) -> tuple[str, list[int]]:
     """Exit codes that are final: operator and values of a pod failure policy."""
-    if not plan.retries:
-        return "NotIn", [0]
-    if "any" in plan.retry_on:
+    if plan.retries and "any" in plan.retry_on:
         return "In", [TIMED_OUT]
-    again: set[int] = set()
+    again = {TOLD_TO_END}  # a pod that somebody has deleted
+    if not plan.retries:
+        return "In", [code for code in range(1, 256) if code not in again]
     if "infrastructure" in plan.retry_on:
         again.update(range(_INFRASTRUCTURE, 256))
     for word in plan.retry_on:

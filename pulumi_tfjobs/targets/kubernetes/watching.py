@@ -20,6 +20,7 @@ from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, PODS
 from pulumi_tfjobs.targets.kubernetes.following import describe_pod
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, write_end
 from pulumi_tfjobs.targets.kubernetes.informer import Informer
+from pulumi_tfjobs.targets.kubernetes.jobset import TOLD_TO_END
 from pulumi_tfjobs.targets.kubernetes.keeping import Event, recorded_events
 from pulumi_tfjobs.targets.kubernetes.logs import Collector
 from pulumi_tfjobs.targets.kubernetes.members import groups
@@ -178,7 +179,8 @@ class Watch:
         """What was started again, and why as far as it can be told."""
         for pod in pods:
             if pod.ended is not None and pod.ended.code and pod.restart not in self._failed_pods:
-                why = pod.disrupted or pod.ended.reason or f"exit code {pod.ended.code}"
+                taken = "its pod was ended from outside" if pod.ended.code == TOLD_TO_END else ""
+                why = pod.disrupted or taken or pod.ended.reason or f"exit code {pod.ended.code}"
                 self._failed_pods[pod.restart] = f"{pod.type}-{pod.number}: {why}"
         for number in range(len(self._restarts), restart_of(workload)):
             reason = self._failed_pods.get(number, "a pod was lost")

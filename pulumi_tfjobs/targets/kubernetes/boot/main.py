@@ -32,6 +32,7 @@ from pulumi_tfjobs.targets.kubernetes.members import PORT, RENDEZVOUS_PORT, deci
 ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
 NO_START = 3
 TIMED_OUT = 124
+TOLD_TO_END = 143
 _TERMINATION_BYTES = 4000
 _MEET_SECONDS = 60.0
 _MOST_NAMES = 64
@@ -215,7 +216,8 @@ class Pod:
             failed = [r for r in self.replicas.all if r.code not in (None, 0)]
             if self.told_to_end:
                 self.replicas.end(self.plan.stop_grace_seconds)
-                return max((r.exit_code for r in self.replicas.all), default=0), "the pod was told to end"
+                # Never a success, however well the script has tidied up: the run has not come to its end.
+                return TOLD_TO_END, "the pod was told to end"
             if failed:
                 first = failed[0]
                 return (first.exit_code if self._failure_counts() else None), f"{first.name} failed"
