@@ -7,10 +7,10 @@ SETUP  := $(PYTHON) -m tools.setup
 RUN    := $(SETUP) run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview output destroy test check format bench chaos truth env lock clean
+.PHONY: help setup up preview output destroy test check format bench chaos truth rig-up rig-down env lock clean
 
 help:            ## these lines
-	@sed -n 's/^\([a-z]*\): *[^#]*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\): *[^#]*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 setup:           ## .venv, the Pulumi engine and the training environments; does only what is missing
 	@$(SETUP) all
@@ -47,6 +47,12 @@ chaos: setup     ## N=25 random kills over a stack of ten jobs, SEED=… for the
 
 truth: setup     ## N=200 random edits: does `pulumi up` do what the preview says? SEED=…; benchmarks/results/truth.json
 	@$(RUN) python -m tests.truth --edits $(or $(N),200) --seed "$(SEED)"
+
+rig-up: setup    ## a private Kubernetes 1.33 of simulated and (as root) real nodes, until `make rig-down`
+	@$(RUN) python -m tests.rig up --node
+
+rig-down:        ## ends it, without a trace
+	@$(RUN) python -m tests.rig down
 
 env:             ## variables for your shell: eval "$$(make -s env)"
 	@$(SETUP) env

@@ -245,7 +245,7 @@ def progress(state: RunState, metrics: Metrics, now: float) -> str:
     if state.phase == phases.QUEUED:
         since = "" if state.created_at is None else f", {duration_text(now - state.created_at)}"
         return f"{parts[0]}, {state.reason}{since}"
-    if state.reason and state.phase not in (phases.RUNNING, phases.SUCCEEDED):
+    if state.reason and state.phase != phases.SUCCEEDED:
         parts.append(state.reason)
     newest = metrics.newest
     if newest is not None:

@@ -127,6 +127,7 @@ class _Ensuring:
         self.progress = progress
         self.wanted = self.target = open_target(spec.target)
         self.notes: tuple[str, ...] = ()
+        self._latest: RunState | None = None
         self.store = open_store(self.target.namespace)
         self.folder = self.store.folder(spec.run_id)
         self.action: Action = "waited"
@@ -173,25 +174,26 @@ class _Ensuring:
         attempt, state = await self._start()
         if state is not None and (state.finished or self.spec.wait_for == "submitted"):
             return state
-        ticker = asyncio.ensure_future(self._tell(attempt))
+        self._latest = state
+        ticker = asyncio.ensure_future(self._tell())
         await _point("wait")
         try:
             async for state in self.target.watch(self.folder, attempt):
+                self._latest = state
                 if state.finished or (self.spec.wait_for == "running" and state.phase == phases.RUNNING):
                     return state
         finally:
             await _end(ticker)
         raise RunNotFound(f"the run {self.folder.run_id} vanished while it was waited for; run `pulumi up` again")
 
-    async def _tell(self, attempt: int) -> None:
+    async def _tell(self) -> None:
         """Tell how the run goes, once a second: a task of its own, so that reading metrics never delays the end."""
         metrics = observe.Metrics(self.folder)
         while True:
-            with contextlib.suppress(TfJobsError):  # whoever waits for the end says it
-                state = await self.target.state(self.folder, attempt)
-                if state is not None:
-                    await asyncio.to_thread(metrics.poll)
-                    self.progress(ProgressLine(observe.progress(state, metrics, time.time()), state.phase))
+            state = self._latest
+            if state is not None:
+                await asyncio.to_thread(metrics.poll)
+                self.progress(ProgressLine(observe.progress(state, metrics, time.time()), state.phase))
             await asyncio.sleep(PROGRESS_SECONDS)
 
     async def _start(self) -> tuple[int, RunState | None]:

@@ -110,10 +110,10 @@ def test_a_progress_line_has_phase_step_metric_time_and_replicas(tmp_path: Path)
     assert progress(state._replace(attempt=3), metrics, 142.0).startswith("running (attempt 3), step 120")
 
 
-def test_a_progress_line_says_why_the_run_is_not_running(tmp_path: Path) -> None:
+def test_a_progress_line_says_why(tmp_path: Path) -> None:
     metrics = Metrics(RunFolder(str(tmp_path)))
     assert progress(run("stopping", reason="worker-1 failed"), metrics, 0.0) == "stopping, worker-1 failed"
-    assert progress(run("running", reason="all well"), metrics, 0.0) == "running"
+    assert progress(run("running", reason="all well"), metrics, 0.0) == "running, all well"
     ended = run("failed", created_at=10.0, finished_at=85.0, replicas=(replica(0, "failed"),))
     assert progress(ended, metrics, 1000.0) == "failed, 1m 15s"
 

@@ -96,6 +96,18 @@ class Session:
             environments.ensure(self.paths, self.runner("training"))
             note.append("ready")
 
+    def _rig(self) -> None:
+        """The programs of the cluster that tests run: a step of its own, since nothing else needs them."""
+        with self.timings.step("rig") as note:
+            runner = self.runner("rig")
+            runner.follow(
+                [str(self.paths.python), "-m", "tests.rig", "build"],
+                doing="the programs of the test cluster",
+                fix="See the log; they are built from Go modules and Debian packages (tests/rig/building.py).",
+                log="rig.log",
+            )
+            note.append("ready")
+
     def _side_by_side(self, steps: list[Callable[[], None]]) -> None:
         """Runs steps in threads, even a single one: Ctrl-C then finds the main thread waiting, never half-way through
         starting a process that nobody would end."""
@@ -214,6 +226,7 @@ class Session:
             pytest's exit code, or 1 when only checks failed.
         """
         self.set_up(quiet_table=True)
+        self._side_by_side([self._rig])
         failed = self.check(with_table=False)
         rows = [[row.name, row.seconds, row.note] for row in self.timings.rows if row.seconds >= 0.1]
         env = {
