@@ -1,4 +1,4 @@
-"""Jobs of the engine's tests at the rig: a namespace whose pods see the test's project, so that scripts find its gate."""
+"""Jobs of the engine's tests at the rig: their pods see the test's project, so that scripts find its gate."""
 
 from __future__ import annotations
 

@@ -167,9 +167,7 @@ class Api:
     def _connection(self) -> http.client.HTTPSConnection:
         found: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         if found is None:
-            found = http.client.HTTPSConnection(
-                "127.0.0.1", self._port, context=self._context, timeout=TIMEOUT_SECONDS
-            )
+            found = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._context, timeout=TIMEOUT_SECONDS)
             self._local.connection = found
             self._all.append(found)
         return found

@@ -1,7 +1,7 @@
-"""The rig's programs, built once into the cache: Kubernetes from Go modules, etcd and containerd from Debian's packages.
+"""The rig's programs, built once into the cache: Kubernetes from Go modules, etcd and containerd from Debian packages.
 
-Versions and checksums are locked in gomod/*/go.sum. What controllers need besides (custom resources, webhooks) is in their
-modules too, and copied into the cache as JSON: a warm start reads nothing but `<cache>/rig/<key>`.
+Versions and checksums are locked in gomod/*/go.sum. What controllers need besides (custom resources, webhooks) is in
+their modules too, and copied into the cache as JSON: a warm start reads nothing but `<cache>/rig/<key>`.
 """
 
 from __future__ import annotations
@@ -260,11 +260,7 @@ def _installed(file: str) -> bool:
 def _unpack(home: Path, runner: Runner) -> None:
     """Debian's packages, where their programs are not installed. Unpacking needs no root, and installs nothing."""
     root = home / "root"
-    missing = [
-        package
-        for package, file in DEBIAN.items()
-        if not (_installed(file) or (root / file).is_file())
-    ]
+    missing = [package for package, file in DEBIAN.items() if not (_installed(file) or (root / file).is_file())]
     if not missing:
         return
     fix = (

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from tests.rig import building, images, teardown
 from tests.rig.api import Api, Object
 from tests.rig.controllers import BURST, CONTROLLERS, QPS, answers, define
 from tests.rig.nodes import GpuNodes
-from tests.rig.processes import Processes, RigError, until
+from tests.rig.processes import Processes, RigError
 
 LEVEL = ("kwok", "jobset", "kueue")
 _PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
@@ -32,8 +34,8 @@ _KUBERNETES_IP = "10.96.0.1"
 class Cluster:
     """One cluster. As a context manager: `start` and `stop`.
 
-    The simulated level (etcd, API server, controller manager, scheduler, kwok, JobSet, Kueue) needs no root. `add` brings
-    an operator of Kubeflow, `add_node` this machine as a node.
+    The simulated level (etcd, API server, controller manager, scheduler, kwok, JobSet, Kueue) needs no root. `add`
+    brings an operator of Kubeflow, `add_node` this machine as a node.
 
     Args:
         folder: Where all of it is kept; default a new temporary one. Removed by `stop`.
@@ -87,13 +89,13 @@ class Cluster:
 
     # -- life
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> Cluster:
+    def start(self) -> Self:
         """Starts the simulated level, and returns when every part of it is ready.
 
         Raises:
@@ -140,8 +142,8 @@ class Cluster:
         (self.folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def add(self, *controllers: str) -> None:
-        """Starts those that are not there yet: `training-operator` (TFJob), `training-operator-mpi` (TFJob and its MPIJob
-        v1), `mpi-operator` (MPIJob v2beta1). One cluster has one kind of MPIJob.
+        """Starts those that are not there yet: `training-operator` (TFJob), `training-operator-mpi` (TFJob and its
+        MPIJob v1), `mpi-operator` (MPIJob v2beta1). One cluster has one kind of MPIJob.
 
         Raises:
             RigError: One did not start, or the cluster has the other kind of MPIJob.
@@ -356,9 +358,7 @@ class Cluster:
         config: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": "rig", "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}
-            ],
+            "clusters": [{"name": "rig", "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}],
             "users": [
                 {
                     "name": user,
@@ -472,5 +472,3 @@ def _free_port(taken: Sequence[int] | set[int]) -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RigError("no free port between 20000 and 32000")
-
-

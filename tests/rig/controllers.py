@@ -11,9 +11,10 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from tests.rig.api import ApiError
 from tests.rig.processes import RigError, until
@@ -87,7 +88,9 @@ def kueue(cluster: Cluster) -> None:
         "clientConnection": {"qps": QPS, "burst": BURST},
         # Its own API server would have to be reached through a service.
         "featureGates": {"VisibilityOnDemand": False},
-        "integrations": {"frameworks": ["batch/job", "jobset.x-k8s.io/jobset", "kubeflow.org/tfjob", "kubeflow.org/mpijob"]},
+        "integrations": {
+            "frameworks": ["batch/job", "jobset.x-k8s.io/jobset", "kubeflow.org/tfjob", "kubeflow.org/mpijob"]
+        },
     }
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}})
     _start(cluster, "kueue", [f"--config={_written(cluster, 'kueue', config)}"], health)
@@ -175,9 +178,7 @@ def _serves(cluster: Cluster, path: str, plural: str) -> bool:
     return any(item["name"] == plural for item in listed["resources"])
 
 
-def _hook(
-    cluster: Cluster, name: str, port: int, wanted: Callable[[str, dict[str, Any]], bool]
-) -> None:
+def _hook(cluster: Cluster, name: str, port: int, wanted: Callable[[str, dict[str, Any]], bool]) -> None:
     bundle = base64.b64encode((cluster.certificates / "ca.crt").read_bytes()).decode()
     for item in cluster.programs.manifests(f"{name}-webhooks"):
         item["metadata"]["name"] = f"{name}-{item['metadata']['name']}"
@@ -206,7 +207,7 @@ def _written(cluster: Cluster, name: str, config: dict[str, Any]) -> Path:
 # No proxy of the user's; the certificates of health checks are those that programs make for themselves.
 _DIRECT = urllib.request.build_opener(
     urllib.request.ProxyHandler({}),
-    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323, SLF001
+    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),
 )
 
 

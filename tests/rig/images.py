@@ -1,7 +1,7 @@
 """Images without Docker: one layer each, brought into containerd from an archive.
 
-There is no registry to pull from, and no root file system to copy: pods take Python and its libraries from this machine,
-read-only (`python_volumes`), onto an image of mount points.
+There is no registry to pull from, and no root file system to copy: pods take Python and its libraries from this
+machine, read-only (`python_volumes`), onto an image of mount points.
 """
 
 from __future__ import annotations

@@ -123,11 +123,12 @@ class RealNode:
         ]
         for name, value in _KERNEL.items():
             file = kernel / name.replace("/", ".")
-            script += [f"echo {value} > {file}", f"if [ -e /proc/sys/{name} ]; then mount --bind {file} /proc/sys/{name}; fi"]
+            script += [
+                f"echo {value} > {file}",
+                f"if [ -e /proc/sys/{name} ]; then mount --bind {file} /proc/sys/{name}; fi",
+            ]
         script += [f"touch {self._cluster.folder}/node.ready", "exec sleep infinity"]
-        self._processes.start(
-            "node", ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "\n".join(script)]
-        )
+        self._processes.start("node", ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "\n".join(script)])
         try:
             self._processes.wait("node", (self._cluster.folder / "node.ready").exists, "the node's mounts are made")
         except RigError as error:
@@ -165,7 +166,12 @@ class RealNode:
         for archive in images.archives(self._cluster.folder / "images", self._programs.go("pause")):
             done = subprocess.run(
                 self._inside(
-                    self._programs.system("ctr"), f"--address={socket_path}", "-n=k8s.io", "images", "import", str(archive)
+                    self._programs.system("ctr"),
+                    f"--address={socket_path}",
+                    "-n=k8s.io",
+                    "images",
+                    "import",
+                    str(archive),
                 ),
                 capture_output=True,
                 text=True,
@@ -176,8 +182,16 @@ class RealNode:
 
     def _network(self) -> Object:
         subnet = f"{self._address.rpartition('.')[0]}.0/24"
-        addresses = {"type": "host-local", "ranges": [[{"subnet": subnet, "rangeStart": subnet.replace(".0/24", ".10")}]]}
-        bridge = {"type": "bridge", "bridge": self._name, "hairpinMode": True, "ipam": addresses}
+        addresses = {
+            "type": "host-local",
+            "ranges": [[{"subnet": subnet, "rangeStart": subnet.replace(".0/24", ".10")}]],
+        }
+        bridge = {
+            "type": "bridge",
+            "bridge": self._name,
+            "hairpinMode": True,
+            "ipam": {"type": "host-local", "ranges": addresses},
+        }
         return {"cniVersion": "0.4.0", "name": self._name, "plugins": [bridge]}
 
     def _start_kubelet(self) -> None:

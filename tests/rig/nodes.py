@@ -6,6 +6,8 @@ import contextlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
+from typing_extensions import Self
+
 from tests.rig.api import Api, Object
 
 _numbers = itertools.count()
@@ -36,7 +38,7 @@ class GpuNodes:
             list(pool.map(lambda name: api.create(_node(name, capacity, labels)), self.names))
             list(pool.map(self._wait, self.names))
 
-    def __enter__(self) -> GpuNodes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ from tests.rig.api import ApiError, Object
 from tests.rig.cluster import Cluster
 from tests.rig.node import NeedsRoot
 from tests.rig.processes import until
-from tests.rig.teardown import leftovers, processes
+from tests.rig.teardown import leftovers, name_of, processes
 
 REPOSITORY = Path(__file__).parents[2]
 GPU = "nvidia.com/gpu"
@@ -31,7 +31,8 @@ print(cluster.folder, flush=True)
 if cluster.add_node():
     with cluster.namespace() as namespace:
         cluster.api.create(python_pod(cluster, namespace, "import time; time.sleep(600)"))
-        cluster.api.wait(f"/api/v1/namespaces/{namespace}/pods/python", lambda pod: pod["status"]["phase"] == "Running", "it runs")
+        path = f"/api/v1/namespaces/{namespace}/pods/python"
+        cluster.api.wait(path, lambda pod: pod["status"]["phase"] == "Running", "it runs")
         print("running", flush=True)
         sys.stdin.read()
 """
@@ -110,7 +111,9 @@ def condition(item: Object, kind: str) -> bool:
     return any(entry["type"] == kind and entry["status"] == "True" for entry in conditions)
 
 
-def test_jobs_on_simulated_gpus_end_as_their_annotations_say(rig: Cluster, namespace: str, gpu_nodes: list[str]) -> None:
+def test_jobs_on_simulated_gpus_end_as_their_annotations_say(
+    rig: Cluster, namespace: str, gpu_nodes: list[str]
+) -> None:
     well = jobset("well", namespace, [group("worker", 2, gpu_pod(8), {"tfjobs.test/run-seconds": "0.2"})])
     badly = jobset(
         "badly",
@@ -124,9 +127,7 @@ def test_jobs_on_simulated_gpus_end_as_their_annotations_say(rig: Cluster, names
 
     rig.api.create(badly)
     assert ended(rig, badly) == "Failed"
-    (pod,) = rig.api.items(
-        f"/api/v1/namespaces/{namespace}/pods", labelSelector="jobset.sigs.k8s.io/jobset-name=badly"
-    )
+    (pod,) = rig.api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector="jobset.sigs.k8s.io/jobset-name=badly")
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 7
 
 
@@ -179,7 +180,9 @@ def test_kubeflows_operators_run_their_jobs(rig: Cluster, namespace: str, gpu_no
 
 
 def test_a_real_pod_runs_python_and_can_be_entered(rig_node: Cluster, namespace: str) -> None:
-    pod = python_pod(rig_node, namespace, "import sys, time; print('hello', sys.version_info[0], flush=True); time.sleep(600)")
+    pod = python_pod(
+        rig_node, namespace, "import sys, time; print('hello', sys.version_info[0], flush=True); time.sleep(600)"
+    )
     rig_node.api.create(pod)
     path = rig_node.api.path(pod)
     rig_node.api.wait(path, lambda item: item["status"].get("phase") == "Running", "the pod runs", 60)
@@ -230,7 +233,9 @@ for name in {names!r}:
     rig_node.api.create(pair)
     assert ended(rig_node, pair) == "Completed"
     pods = rig_node.api.items(f"/api/v1/namespaces/{namespace}/pods")
-    logs = {rig_node.api.raw("GET", f"{rig_node.api.path({'apiVersion': 'v1', 'kind': 'Pod', **pod})}/log") for pod in pods}
+    logs = {
+        rig_node.api.raw("GET", f"{rig_node.api.path({'apiVersion': 'v1', 'kind': 'Pod', **pod})}/log") for pod in pods
+    }
     addresses = {pod["metadata"]["labels"]["jobset.sigs.k8s.io/job-index"]: pod["status"]["podIP"] for pod in pods}
     assert logs == {"".join(f"{name} {addresses[str(n)]}\n" for n, name in enumerate(names)).encode()}
 
@@ -252,7 +257,11 @@ def test_the_api_server_comes_back_as_it_was(rig: Cluster, namespace: str) -> No
 def test_nothing_is_left_of_a_rig_whose_owner_was_killed() -> None:
     before = traces()
     owner = subprocess.Popen(
-        [sys.executable, "-c", STARTS_AND_WAITS], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STARTS_AND_WAITS],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert owner.stdin is not None
     assert owner.stdout is not None
@@ -260,20 +269,19 @@ def test_nothing_is_left_of_a_rig_whose_owner_was_killed() -> None:
         folder = Path(owner.stdout.readline().strip())
         told = owner.stdout.readline()
         had = len(processes(folder))
+        links = os.listdir(f"/sys/class/net/{name_of(folder)}/brif")
         owner.send_signal(signal.SIGKILL)
     until(lambda: not leftovers(folder), "everything of the rig is gone", 30)
-    assert (told, had > 10) == ("running\n", True)
+    assert (told, had > 10, len(links)) == ("running\n", True, 1)
+    until(lambda: not set(links) & set(os.listdir("/sys/class/net")), "the pod's network is gone")
     assert traces() == before
 
 
 def traces() -> dict[str, object]:
-    """What a node could leave on its machine outside its own folder."""
-    lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
+    """What kubelet and containerd leave on a machine otherwise, wherever they are told to work."""
+    folders = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/run/containerd", "/run/netns")
     return {
-        "mounts": [line for line in lines if "rig" in line],
-        "interfaces": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("veth")),
-        "namespaces": sorted(path.name for path in Path("/run/netns").glob("cni-*")),
-        "folders": [path for path in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers") if Path(path).exists()],
+        "folders": [path for path in folders if Path(path).exists()],
         "settings": [Path("/proc/sys", name).read_text("ascii") for name in SETTINGS],
     }
 

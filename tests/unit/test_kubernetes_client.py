@@ -101,7 +101,7 @@ async def test_an_outage_ends_in_an_error_that_says_nothing_of_the_run(
     began = time.monotonic()
     with pytest.raises(TargetUnavailable, match=r"etcdserver: no leader.*This says nothing about the run"):
         await connection.get(CONFIG_MAPS, "team", "a", patient=1.0)
-    assert 1 <= time.monotonic() - began < 3
+    assert 0.9 <= time.monotonic() - began < 3
     assert 3 <= len(server.asked) < 10
 
 

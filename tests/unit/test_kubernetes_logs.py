@@ -227,6 +227,7 @@ async def test_a_restart_puts_the_old_logs_away(server: KubeServer, folder: RunF
         await until(lambda: log_of(folder, "worker-0"))
         await server.log("a-new").print(at(60), "second try")
         await put_pod(server, "a-new", restart=1, created="2026-01-01T00:01:00Z")
+        await until(lambda: len(work.collector._followers) == 2)
         # The old pod is about to go, and still says something.
         await server.log("a-old").print(at(2), "terminated")
         await server.log("a-old").end()

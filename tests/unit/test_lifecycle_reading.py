@@ -118,7 +118,9 @@ async def test_an_id_finds_its_run_in_the_store_that_it_names(job: Job, world: W
 
 async def test_a_target_that_is_not_known_here_does_not_make_a_run_vanish(job: Job) -> None:
     for operation in (lifecycle.read("mystery/default/mnist-0"), delete(job, "mystery/default/mnist-0")):
-        with pytest.raises(TargetUnavailable, match=r"kind 'mystery', which is not installed.*fake, kubernetes, local.*To fix"):
+        with pytest.raises(
+            TargetUnavailable, match=r"kind 'mystery', which is not installed.*fake, kubernetes, local.*To fix"
+        ):
             await operation
 
 

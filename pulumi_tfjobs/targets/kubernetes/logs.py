@@ -110,6 +110,8 @@ class Collector:
         if self._desk is None:
             return
         end = time.monotonic() + seconds
+        with contextlib.suppress(asyncio.TimeoutError, TargetUnavailable):
+            await asyncio.wait_for(self._informer.sync(), seconds)
         self._look(self._desk)
         self._desk.finishing = True
         for follower in self._followers.values():

@@ -1,4 +1,4 @@
-"""What a run needs to be allowed at the cluster, and why: for advice, for docs, and for the roles that components make."""
+"""What a run needs to be allowed at the cluster, and why: for advice, docs, and the roles that components make."""
 
 from __future__ import annotations
 

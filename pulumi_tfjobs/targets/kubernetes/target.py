@@ -85,6 +85,15 @@ class KubernetesTarget(Target):
 
     def check(self, spec: JobSpec) -> Sequence[InputProblem]:
         found = []
+        if self.settings.engine != "jobset":
+            found.append(
+                InputProblem(
+                    "computeTarget.engine",
+                    f"it is {self.settings.engine}, which this version does not run yet",
+                    "jobset",
+                    "leave it out: JobSet runs the same jobs, without an operator of a framework",
+                )
+            )
         if spec.inputs:
             found.append(
                 InputProblem(

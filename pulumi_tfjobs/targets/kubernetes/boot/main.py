@@ -44,6 +44,13 @@ _DROPPED = ("PULUMI_", "TFJOBS_", "TF_CONFIG")
 def main() -> int:
     """Run this pod's replicas; the container's exit code."""
     output = Output()
+    try:
+        return _main(output)
+    finally:
+        output.drain()
+
+
+def _main(output: Output) -> int:
     with open(os.path.join(ROOT, "run", "run.json"), encoding="utf-8") as stream:
         run = json.load(stream)
     try:

@@ -14,6 +14,9 @@ from typing import Any
 MARK = "::tfjobs:: "
 _BLOCK = 1 << 16
 _HOLD_SECONDS = 0.5
+# For a runtime to take what a container has printed, and then to write it down.
+_DRAIN_SECONDS = 5.0
+_TAKEN_SECONDS = 0.1
 
 
 class Output:
@@ -42,6 +45,23 @@ class Output:
     def note(self, text: str) -> None:
         """Something that people should know."""
         self.tell("note", text=text)
+
+    def drain(self) -> None:
+        """Wait until what was written was taken: a runtime may drop what is in the pipe when its container ends."""
+        import fcntl
+        import struct
+        import termios
+
+        until = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < until:
+            try:
+                waiting = struct.unpack("i", fcntl.ioctl(self._handle, termios.FIONREAD, b"\0" * 4))[0]
+            except OSError:  # no pipe
+                return
+            if not waiting:
+                time.sleep(_TAKEN_SECONDS)
+                return
+            time.sleep(0.01)
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
