@@ -1,4 +1,4 @@
-"""The rig's programs, built once into the cache: Kubernetes from Go modules, etcd and containerd from Debian packages.
+"""The rig's programs, built once into the cache: Kubernetes from Go modules, etcd and containerd from Debian.
 
 Versions and checksums are locked in gomod/*/go.sum. What controllers need besides (custom resources, webhooks) is in
 their modules too, and copied into the cache as JSON: a warm start reads nothing but `<cache>/rig/<key>`.

@@ -186,12 +186,7 @@ class RealNode:
             "type": "host-local",
             "ranges": [[{"subnet": subnet, "rangeStart": subnet.replace(".0/24", ".10")}]],
         }
-        bridge = {
-            "type": "bridge",
-            "bridge": self._name,
-            "hairpinMode": True,
-            "ipam": {"type": "host-local", "ranges": addresses},
-        }
+        bridge = {"type": "bridge", "bridge": self._name, "hairpinMode": True, "ipam": addresses}
         return {"cniVersion": "0.4.0", "name": self._name, "plugins": [bridge]}
 
     def _start_kubelet(self) -> None:

@@ -50,7 +50,7 @@ class Processes:
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def keep(self) -> None:
-        """From now on the rig ends with this process, however that ends: a keeper sees its end of a pipe close."""
+        """From now on the rig ends with this process, even where that is killed: a keeper sees a pipe close."""
         reading, self._pipe = os.pipe()
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", teardown.__file__, str(self.folder), str(reading)],

@@ -233,9 +233,8 @@ for name in {names!r}:
     rig_node.api.create(pair)
     assert ended(rig_node, pair) == "Completed"
     pods = rig_node.api.items(f"/api/v1/namespaces/{namespace}/pods")
-    logs = {
-        rig_node.api.raw("GET", f"{rig_node.api.path({'apiVersion': 'v1', 'kind': 'Pod', **pod})}/log") for pod in pods
-    }
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    logs = {rig_node.api.raw("GET", f"{path}/{pod['metadata']['name']}/log") for pod in pods}
     addresses = {pod["metadata"]["labels"]["jobset.sigs.k8s.io/job-index"]: pod["status"]["podIP"] for pod in pods}
     assert logs == {"".join(f"{name} {addresses[str(n)]}\n" for n, name in enumerate(names)).encode()}
 
