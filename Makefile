@@ -48,10 +48,10 @@ chaos: setup     ## N=25 random kills over a stack of ten jobs, SEED=… for the
 truth: setup     ## N=200 random edits: does `pulumi up` do what the preview says? SEED=…; benchmarks/results/truth.json
 	@$(RUN) python -m tests.truth --edits $(or $(N),200) --seed "$(SEED)"
 
-rig-up: setup    ## a private Kubernetes 1.33 of simulated and (as root) real nodes, until `make rig-down`
-	@$(RUN) python -m tests.rig up --node
+rig-up: setup    ## a private Kubernetes on this machine, as tests have it: eval "$$(make -s rig-up ARGS=--node)"
+	@$(RUN) python -m tests.rig up $(ARGS)
 
-rig-down:        ## ends it, without a trace
+rig-down:        ## ends it, and removes all that it left
 	@$(RUN) python -m tests.rig down
 
 env:             ## variables for your shell: eval "$$(make -s env)"

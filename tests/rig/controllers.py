@@ -147,7 +147,7 @@ def define(cluster: Cluster, *controllers: str) -> None:
         version = next(entry["name"] for entry in spec["versions"] if entry["storage"])
         path = f"/apis/{spec['group']}/{version}"
         plural = spec["names"]["plural"]
-        until(lambda path=path, plural=plural: _serves(cluster, path, plural), f"{plural} of {path} are served")
+        until(functools.partial(_serves, cluster, path, plural), f"{plural} of {path} are served")
 
 
 def _custom_resources(cluster: Cluster, controller: str) -> list[dict[str, Any]]:

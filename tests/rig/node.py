@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import socket
 import struct
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 NAME = "node-0"
 _TOOLS = ("ip", "mount", "nsenter", "unshare")
 _KUBELET_PORT = 10250
+_CONTROLLERS = {"cpu", "cpuset", "hugetlb", "memory", "pids"}  # that kubelet wants in its root group, under v2
 # kubelet would set these for the whole machine. In its namespace they are files that already say so.
 _KERNEL = {
     "vm/overcommit_memory": 1,
@@ -68,7 +70,7 @@ class RealNode:
             RigError: A part of it did not start.
         """
         _check()
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         try:
             self._make_cgroups()
             self._make_bridge()
@@ -89,17 +91,25 @@ class RealNode:
     def _make_cgroups(self) -> None:
         """A group for all pods. Under v1 each controller has its own tree, and no CPU in a new group until told."""
         if (CGROUPS / "cgroup.controllers").exists():
-            (CGROUPS / self._name).mkdir()
+            there, passed_on = (
+                set((CGROUPS / file).read_text("ascii").split())
+                for file in ("cgroup.controllers", "cgroup.subtree_control")
+            )
+            for controller in sorted(there & _CONTROLLERS - passed_on):
+                (CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
+            (CGROUPS / self._name).mkdir(exist_ok=True)
             return
         for tree in CGROUPS.iterdir():
             if not tree.is_symlink() and (tree / "cgroup.procs").exists():
-                (tree / self._name).mkdir()
+                (tree / self._name).mkdir(exist_ok=True)
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     if (tree / file).exists():
                         (tree / self._name / file).write_text((tree / file).read_text("ascii"), encoding="ascii")
 
     def _make_bridge(self) -> None:
         self._address = f"10.213.{_free_subnet()}.1"
+        # There is one where an earlier try failed.
+        subprocess.run(["ip", "link", "del", self._name], check=False, capture_output=True)
         for words in (
             f"link add {self._name} type bridge",
             f"addr add {self._address}/24 dev {self._name}",
@@ -109,25 +119,24 @@ class RealNode:
 
     def _make_namespace(self) -> None:
         """A process that holds the mount namespace, in which containerd and kubelet are started."""
-        node = self._folder
-        kernel = node / "kernel"
+        node = shlex.quote(str(self._folder))
         script = ["set -e"]
-        if _is_overlay(node):
+        if _is_overlay(self._folder):
             # In a container: layers of images cannot lie on layers.
             script.append(f"mount -t tmpfs rig {node}")
         script += [
-            f"mkdir -p {node}/upper {node}/work {kernel}",
+            f"mkdir -p {node}/upper {node}/work {node}/kernel",
             f"mount -t overlay -o lowerdir=/var/lib,upperdir={node}/upper,workdir={node}/work rig /var/lib",
             "mount -t tmpfs rig /run",
             "mount -t tmpfs rig /var/log",
         ]
         for name, value in _KERNEL.items():
-            file = kernel / name.replace("/", ".")
+            file = f"{node}/kernel/{name.replace('/', '.')}"
             script += [
                 f"echo {value} > {file}",
                 f"if [ -e /proc/sys/{name} ]; then mount --bind {file} /proc/sys/{name}; fi",
             ]
-        script += [f"touch {self._cluster.folder}/node.ready", "exec sleep infinity"]
+        script += [f"touch {shlex.quote(str(self._cluster.folder))}/node.ready", "exec sleep infinity"]
         self._processes.start("node", ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "\n".join(script)])
         try:
             self._processes.wait("node", (self._cluster.folder / "node.ready").exists, "the node's mounts are made")

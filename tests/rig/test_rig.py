@@ -170,13 +170,14 @@ def test_kubeflows_operators_run_their_jobs(rig: Cluster, namespace: str, gpu_no
             }
         },
     }
-    for item in (tfjob, mpijob):
+    jobs: list[Object] = [tfjob, mpijob]
+    for item in jobs:
         rig.api.create(item)
         rig.api.wait(rig.api.path(item), lambda now: condition(now, "Succeeded"), f"the {item['kind']} ends", 60)
-    tfjob["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"] = gpu_pod(1)  # no container of the name `tensorflow`
-    tfjob["metadata"] = {"name": "bad", "namespace": namespace}
+    bad: Object = {**tfjob, "metadata": {"name": "bad", "namespace": namespace}}
+    bad["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"] = gpu_pod(1)  # no container of the name `tensorflow`
     with pytest.raises(ApiError, match="tensorflow"):
-        rig.api.create(tfjob)
+        rig.api.create(bad)
 
 
 def test_a_real_pod_runs_python_and_can_be_entered(rig_node: Cluster, namespace: str) -> None:
