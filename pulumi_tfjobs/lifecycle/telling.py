@@ -67,7 +67,7 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
         if environment.state == "missing":
             warnings.append(f"the interpreter {spec.environment.interpreter} is not there: the run cannot be started")
         if shaped and not spec.target.unknown:
-            warnings += await asyncio.to_thread(target.warnings, spec)
+            warnings += await asyncio.to_thread(target.warnings, spec, launch)
             headroom = await asyncio.to_thread(target.headroom, launch, store.root)
             note = headroom.note(launch.slots)
             notes += [note] if note else []

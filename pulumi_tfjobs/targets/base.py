@@ -166,10 +166,10 @@ class Target(ABC):
         del environment
         return "unknown"
 
-    def warnings(self, spec: JobSpec) -> tuple[str, ...]:
-        """What of the live target makes it likely that the job does not run as it is meant to, for people. Quick,
-        changes nothing, starts no process and never raises."""
-        del spec
+    def warnings(self, spec: JobSpec, plan: LaunchPlan | None = None) -> tuple[str, ...]:
+        """What of the live target makes it likely that the job does not run as it is meant to, for people. ``plan``:
+        what would be launched. Quick, changes nothing, starts no process and never raises."""
+        del spec, plan
         return ()
 
     @abstractmethod

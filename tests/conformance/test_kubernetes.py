@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pulumi_tfjobs.spec import state as phases
+from pulumi_tfjobs.spec.model import MultiWorker
+from pulumi_tfjobs.targets.kubernetes.sharing import forget
 from tests.conformance import suite
 from tests.conformance.kubernetes_place import KubernetesPlace
-from tests.conformance.place import Place, plan_of, until
+from tests.conformance.place import plan_of, until
 from tests.rig.cluster import Cluster
 from tests.rig.fixtures import rig, rig_node
 
@@ -32,25 +33,26 @@ async def place(tmp_path: Path, rig_node: Cluster, namespace: str) -> AsyncItera
     assert left == [], "pods outlived their run"
 
 
-class TestLifecycle(suite.Lifecycle):
-    async def test_a_script_that_will_not_stop_is_killed(self, place: Place) -> None:
-        """By the kubelet, with its container: whether anybody sees the signal depends on who is quicker."""
-        folder = await place.launch(
-            plan_of(),
-            "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('outputs/here', 'w').close()\n"
-            + suite.FOR_EVER,
-        )
-        await until(lambda: place.output(folder, "here") is not None, "the script runs")
-        state = await place.target.stop(folder, 1, grace_seconds=0.2)
-        assert state is not None
-        assert state.phase == phases.CANCELLED
-        assert place.alive(folder) == []
+class TestLifecycle(suite.Lifecycle): ...
 
 
 class TestLooking(suite.Looking):
-    async def test_headroom_while_a_run_has_all_slots(self, place: Place) -> None:
-        """Without a limit of the target's own there are no slots to be had or lacking."""
-        assert place.target.headroom(plan_of(), place.store).note(1) == ""
+    async def test_headroom_while_a_run_has_all_slots(self, place: KubernetesPlace) -> None:  # type: ignore[override]
+        """A cluster has no limit of slots, but so many GPUs."""
+        place.rig.set_gpus(2)
+        folder = await place.launch(
+            plan_of(MultiWorker(workers=2), use_gpu=True),
+            "open('outputs/' + os.environ['TFJOBS_REPLICA_INDEX'], 'w').close()\n" + suite.FOR_EVER,
+        )
+        await until(lambda: place.output(folder, "1") is not None, "the run has its GPUs")
+        found = place.target.headroom(plan_of(name="other", use_gpu=True), place.store)
+        assert (found.free, found.ahead, found.holders, found.unit) == (0, 0, 1, "GPU")
+        assert found.note(1) == "needs 1 GPU, 0 free, 1 run in progress"
+        await place.target.stop(folder, 1)
+        before = suite.contents(place.store)
+        forget()  # as the next preview, some seconds later
+        assert place.target.headroom(plan_of(name="other", use_gpu=True), place.store).note(1) == ""
+        assert suite.contents(place.store) == before
 
 
 class TestSurroundings(suite.Surroundings): ...

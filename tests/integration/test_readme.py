@@ -44,7 +44,11 @@ OTHER_DOCS = sorted(
     for path in REPO.glob(pattern)
     if path != README
 )
-PROGRAMS = sorted(path.parent.name for path in (REPO / "programs").glob("*/Pulumi.yaml"))
+# They need a cluster or a cloud account: tests/unit/test_cluster_programs.py runs them against a stand-in.
+ELSEWHERE = {"aks-horovod", "kubernetes-horovod", "yaml-kubernetes"}
+PROGRAMS = sorted(
+    path.parent.name for path in (REPO / "programs").glob("*/Pulumi.yaml") if path.parent.name not in ELSEWHERE
+)
 
 
 def typable(doc: Path) -> list[str]:
@@ -235,7 +239,7 @@ def test_make_help_lists_every_target(clone: Clone) -> None:
         text=True,
         check=True,
     )
-    listed = dict(re.findall(r"^make (\w+) +(.+)$", done.stdout, re.MULTILINE))
+    listed = dict(re.findall(r"^make ([\w-]+) +(.+)$", done.stdout, re.MULTILINE))
     assert sorted(listed) == sorted(phony.split())
 
 

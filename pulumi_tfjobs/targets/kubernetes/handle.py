@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from typing import NamedTuple
 
 from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.spec.state import RunState, run_state_from_json
 from pulumi_tfjobs.targets.folder import AttemptFolder
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
 from pulumi_tfjobs.targets.local.statefile import write_file
+
+STOPPED = "stopped on request"
+WORKLOADS = {"jobset": JOB_SETS, "tfjob": TF_JOBS, "mpijob": MPI_JOBS, "mpijob-v1": MPI_JOBS_V1}
 
 
 class Handle(NamedTuple):
-    """``uid`` is empty until the object is known to be there; ``engine``: which kind of object it is."""
+    """``kind``: what sort of object it is, one of :data:`WORKLOADS`; ``uid`` is empty until the object is known to be
+    there. ``created``: when it was launched, seconds since the epoch."""
 
-    engine: str
+    kind: str
     server: str
     namespace: str
     name: str
     uid: str = ""
+    created: float = 0.0
+
+    @property
+    def api(self) -> Api:
+        return WORKLOADS[self.kind]
+
+
+def kind_of(api: Api) -> str:
+    """The inverse of :attr:`Handle.api`."""
+    return next(kind for kind, known in WORKLOADS.items() if known == api)
 
 
 def _path(at: AttemptFolder) -> str:
@@ -31,15 +48,17 @@ def read_handle(at: AttemptFolder) -> Handle | None:
     try:
         with open(_path(at), encoding="utf-8") as stream:
             data = json.load(stream)
-        return Handle(**{name: str(data[name]) for name in Handle._fields})
+        found = Handle(**{name: data[name] for name in Handle._fields})
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return found if found.kind in WORKLOADS else None
 
 
 def write_handle(at: AttemptFolder, handle: Handle) -> None:
     """Durably, before what it names is there. Raises OSError."""
     os.makedirs(at.root, mode=0o700, exist_ok=True)
-    write_file(_path(at), json.dumps({"v": 1, **handle._asdict()}).encode(), sync=True)
+    made = handle if handle.created else handle._replace(created=time.time())
+    write_file(_path(at), json.dumps({"v": 1, **made._asdict()}).encode(), sync=True)
 
 
 def read_end(at: AttemptFolder) -> RunState | None:
@@ -51,13 +70,26 @@ def read_end(at: AttemptFolder) -> RunState | None:
         return None
 
 
-def write_end(at: AttemptFolder, state: RunState) -> None:
-    """Record it; a full disk does not hide it."""
+def write_end(at: AttemptFolder, state: RunState) -> RunState:
+    """Record it, unless an end was recorded by somebody else meanwhile: that is then returned. A full disk does not
+    hide it."""
+    temporary = f"{at.state}.{os.getpid()}.end"
     try:
         os.makedirs(at.root, mode=0o700, exist_ok=True)
-        write_file(at.state, json.dumps(state.to_json()).encode(), sync=True)
+        write_file(temporary, json.dumps(state.to_json()).encode(), sync=True)
+        try:
+            os.link(temporary, at.state)  # of two at the same moment, one is first
+        except FileExistsError:
+            found = read_end(at)
+            if found is not None:
+                return found
+            os.replace(temporary, at.state)  # a damaged one
     except OSError:
-        return
+        return state
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    return state
 
 
 def read_plan(at: AttemptFolder) -> LaunchPlan | None:
@@ -67,3 +99,12 @@ def read_plan(at: AttemptFolder) -> LaunchPlan | None:
             return launch_plan_from_json(json.load(stream))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_stop(at: AttemptFolder) -> str:
+    """Why the attempt was to end; empty where nobody has asked for that from here."""
+    try:
+        with open(at.stop, encoding="utf-8") as stream:
+            return stream.readline().strip() or STOPPED
+    except OSError:
+        return ""

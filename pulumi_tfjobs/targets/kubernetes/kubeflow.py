@@ -22,7 +22,7 @@ MPIJOB_HOST = "{name}-{type}-{index}.{name}"
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
 LAUNCHER = "launcher"
 RANK = "rank"  # the bootstrap's word for being one of the processes that mpirun starts
-_TFJOB_CONTAINER = "tensorflow"
+TFJOB_CONTAINER = "tensorflow"
 _TFJOB_PORT = "tfjob-port"
 _SSH = "/root/.ssh"
 _HOSTS = "/etc/mpi/hostfile"
@@ -124,8 +124,8 @@ def _run_policy(request: Request) -> dict[str, Any]:
 
 
 def _tfjob_pod(request: Request, group: Group) -> dict[str, Any]:
-    template = pod_template(request, group, index=_index(), container=_TFJOB_CONTAINER)
-    container = next(item for item in template["spec"]["containers"] if item["name"] == _TFJOB_CONTAINER)
+    template = pod_template(request, group, index=_index(), container=TFJOB_CONTAINER)
+    container = next(item for item in template["spec"]["containers"] if item["name"] == TFJOB_CONTAINER)
     # By this name its operator finds the port; without it, it adds one of the same number beside ours.
     for port in container.get("ports", ())[:1]:
         port.setdefault("name", _TFJOB_PORT)

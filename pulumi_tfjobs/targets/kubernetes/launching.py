@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pulumi_tfjobs.errors import LaunchFailed
+from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.base import RunContext
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, JOB_SETS, SECRETS
+from pulumi_tfjobs.targets.kubernetes.adopting import adopt, owner_of
+from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.boot import package
+from pulumi_tfjobs.targets.kubernetes.capacity import admit
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine, Kubeflow
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused
-from pulumi_tfjobs.targets.kubernetes.handle import Handle, write_handle
-from pulumi_tfjobs.targets.kubernetes.jobset import HOST, jobset
-from pulumi_tfjobs.targets.kubernetes.objects import Request, Source, config_map, hosts_of, secret
+from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, write_handle
+from pulumi_tfjobs.targets.kubernetes.kubeflow import is_mpi
+from pulumi_tfjobs.targets.kubernetes.objects import Request, Source
 from pulumi_tfjobs.targets.kubernetes.options import Options
+from pulumi_tfjobs.targets.kubernetes.room import WAITING
 from pulumi_tfjobs.targets.kubernetes.source import MOST_PARTS, PART_BYTES, archive, config_maps, parts
 
 if TYPE_CHECKING:
@@ -40,56 +44,84 @@ async def launch(
 ) -> Handle:
     """Make the attempt's objects, the workload last; one that is there already is taken. Raises LaunchFailed,
     TargetUnavailable."""
-    handle = Handle("jobset", connection.server, connection.namespace, naming.object_name(plan.run_id, at.number))
-    found = await connection.get(JOB_SETS, connection.namespace, handle.name)
+    engine = await _engine(connection, options, plan)
+    api = engine.api(plan)
+    name = naming.object_name(plan.run_id, at.number)
+    handle = Handle(kind_of(api), connection.server, connection.namespace, name)
+    found = await connection.get(api, connection.namespace, name)
+    source: list[dict[str, Any]] = []
     if found is None:
-        source = await _place_source(connection, options, at.source)
+        how, source = await _place_source(connection, options, at.source)
         await _shared(connection, package.config_map())
+        # Kueue starts what is in its queues; all else is let in once there is room for all of it.
+        waiting = {} if options.queue else {naming.GANG: WAITING}
         request = Request(
             options=options,
             plan=plan,
             run_id=plan.run_id,
             attempt=at.number,
             python=python,
-            source=source,
+            source=how,
             boot=package.name(),
             secrets=secrets,
             labels=naming.labels_of(plan.run_id, at.number, plan.digest, plan.job, context),
-            annotations=naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
+            annotations={
+                **naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
+                **waiting,
+            },
             requirements=requirements,
+            suspend=True,
             tell_metrics=tell_metrics,
         )
         await asyncio.to_thread(write_handle, at, handle)
-        found = await _create(connection, request)
+        found = await _create(connection, engine, request)
     _check_ours(found, plan, handle)
-    handle = handle._replace(uid=str(found["metadata"]["uid"]))
-    await asyncio.to_thread(write_handle, at, handle)
-    await _own(connection, found, bool(secrets))
+    handle = await adopt(connection, handle, found, at)
+    for body in source:  # it may have gone with its last owner while this was not one yet
+        await _shared(connection, _owned(body, found))
+    with contextlib.suppress(TargetUnavailable):  # it is launched; whoever waits for it goes on
+        await admit(connection, found)
     return handle
+
+
+async def _engine(connection: Connection, options: Options, plan: LaunchPlan) -> Engine:
+    """The one asked for; of Kubeflow's, with the kind of MPIJob that the cluster has."""
+    if options.engine != "kubeflow" or not is_mpi(plan):
+        return ENGINES[options.engine]
+    from pulumi_tfjobs.targets.kubernetes.detecting import detect
+
+    return Kubeflow(mpi="v1" if (await detect(connection)).mpijob == "v1" else "v2beta1")
 
 
 def _record(plan: LaunchPlan, attempt: int, context: RunContext) -> dict[str, Any]:
     return {"v": 1, "attempt": attempt, **context.record, "digest": plan.digest, "job": plan.job, "urn": context.urn}
 
 
-async def _create(connection: Connection, request: Request) -> dict[str, Any]:
+async def _create(connection: Connection, engine: Engine, request: Request) -> dict[str, Any]:
+    """Create the attempt's objects; the workload as it is then at the cluster."""
     namespace = connection.namespace
-    # Of a launch that was cut off, perhaps with other content: replaced.
-    beside = [(CONFIG_MAPS, config_map(request, hosts_of(request, HOST)))]
-    if request.secrets:
-        beside.append((SECRETS, secret(request)))
-    for api, body in beside:
+    *beside, workload = engine.objects(request)
+    made: list[Api] = []
+    for body in beside:
+        api = SECRETS if body["kind"] == "Secret" else CONFIG_MAPS
         try:
             await connection.create(api, namespace, body)
-        except AlreadyExists:
+            made.append(api)
+        except AlreadyExists:  # of a launch that was cut off, perhaps with other content
             await connection.patch(api, namespace, request.name, body)
+    api = engine.api(request.plan)
     try:
-        return await connection.create(JOB_SETS, namespace, jobset(request))
+        return await connection.create(api, namespace, workload)
     except AlreadyExists:
-        found = await connection.get(JOB_SETS, namespace, request.name)
+        found = await connection.get(api, namespace, request.name)
         if found is None:
             raise LaunchFailed(f"{request.name} was made and deleted by somebody else; run `pulumi up` again") from None
         return found
+    except Refused:
+        for api in made:  # nobody would ever take them away
+            with contextlib.suppress(LaunchFailed, TargetUnavailable):
+                await connection.delete(api, namespace, request.name, propagation="Background")
+        raise
 
 
 def _check_ours(found: Mapping[str, Any], plan: LaunchPlan, handle: Handle) -> None:
@@ -97,39 +129,23 @@ def _check_ours(found: Mapping[str, Any], plan: LaunchPlan, handle: Handle) -> N
     labels = found["metadata"].get("labels") or {}
     if labels.get(naming.DIGEST) != naming.label(plan.digest):
         raise LaunchFailed(
-            f"the namespace {handle.namespace} has a JobSet {handle.name} that is not this run's. Expected: none of "
-            "that name. To fix: rename the job, or delete that object"
+            f"the namespace {handle.namespace} has a {handle.api.kind} {handle.name} that is not this run's. Expected: "
+            "none of that name. To fix: rename the job, or delete that object"
         )
 
 
-async def _own(connection: Connection, workload: Mapping[str, Any], has_secret: bool) -> None:
-    """Let what belongs to the workload go with it."""
-    metadata = workload["metadata"]
-    owner = {
-        "apiVersion": workload["apiVersion"],
-        "kind": workload["kind"],
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-    }
-    for api in (CONFIG_MAPS, *([SECRETS] if has_secret else [])):
-        try:
-            body = {"metadata": {"ownerReferences": [owner]}}
-            await connection.patch(api, connection.namespace, metadata["name"], body)
-        except Refused as error:
-            if error.status != 404:  # adopted: of a launch elsewhere, and gone with an earlier one
-                raise
-
-
-async def _place_source(connection: Connection, options: Options, folder: str) -> Source:
+async def _place_source(connection: Connection, options: Options, folder: str) -> tuple[Source, list[dict[str, Any]]]:
+    """How pods get the source, and the ConfigMaps that hold it, if such do. What is there already is not sent again."""
     if options.source_path:
-        return Source("image", digest="", path=options.source_path)
+        return Source("image", digest="", path=options.source_path), []
     content = await asyncio.to_thread(archive, folder)
     digest = hashlib.sha256(content).hexdigest()
     pieces = parts(content)
     if pieces:
-        for body in config_maps(digest, pieces):
+        bodies = config_maps(digest, pieces)
+        for body in bodies:
             await _shared(connection, body)
-        return Source("config", digest, len(pieces), digest)
+        return Source("config", digest, len(pieces), digest), bodies
     if options.storage is None:
         raise LaunchFailed(
             f"the source takes {len(content) >> 20} MiB when packed, and without a storage at most "
@@ -142,7 +158,7 @@ async def _place_source(connection: Connection, options: Options, folder: str) -
     assert storage is not None
     async with storage:
         await place_source(storage, digest, content)
-    return Source("storage", digest, 0, digest)
+    return Source("storage", digest, 0, digest), []
 
 
 async def _shared(connection: Connection, body: dict[str, Any]) -> None:
@@ -155,10 +171,5 @@ async def _shared(connection: Connection, body: dict[str, Any]) -> None:
             return
 
 
-def record_of(workload: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that a workload carries; empty where it has none."""
-    try:
-        found = json.loads((workload["metadata"].get("annotations") or {}).get(naming.RECORD) or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _owned(body: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, Any]:
+    return {**body, "metadata": {**body["metadata"], "ownerReferences": [owner_of(workload)]}}

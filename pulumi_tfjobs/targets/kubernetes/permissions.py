@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_NAMED = "a preview says if what the target names is not there"
 _JOBS = ("get", "list", "watch", "create", "patch", "delete")
 
 
@@ -31,4 +32,10 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission("kueue.x-k8s.io", "workloads", ("get", "list", "watch"), "why a run is queued, and at which place"),
     Permission("kueue.x-k8s.io", "localqueues", ("get", "list"), "which queue admits a run"),
     Permission("kueue.x-k8s.io", "clusterqueues", ("get", "list"), "what its quota is"),
+    Permission("kueue.x-k8s.io", "workloadpriorityclasses", ("get", "list"), _NAMED),
+    Permission("scheduling.k8s.io", "priorityclasses", ("get", "list"), _NAMED),
+    Permission("node.k8s.io", "runtimeclasses", ("get", "list"), _NAMED),
+    Permission("", "namespaces", ("get",), _NAMED),
+    Permission("", "serviceaccounts", ("get", "list"), _NAMED),
+    Permission("", "persistentvolumeclaims", ("get", "list"), _NAMED),
 )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.jobset import JOB_INDEX, RESTART_ATTEMPT
+from pulumi_tfjobs.targets.kubernetes.kubeflow import REPLICA_INDEX, TFJOB_CONTAINER
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
 
-_TRAINING_INDEX = "training.kubeflow.org/replica-index"
 # Why a container waits although nothing is wrong (yet).
 _USUAL = frozenset({"ContainerCreating", "PodInitializing"})
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+# A pod that is being deleted and does not end: its node has gone. So long after its grace, in seconds.
+_LOST_SECONDS = 30.0
+_KILLED = 137
 _LONGEST = 300
 
 
 class Ended(NamedTuple):
-    """How a container has ended. ``replicas``: what the bootstrap has left of each of its replicas."""
+    """How a container has ended. ``replicas``: what the bootstrap has left of each of its replicas, ``why`` what it has
+    said."""
 
     code: int
     reason: str
@@ -30,7 +35,9 @@ class Ended(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """A pod of a run. ``type`` and ``number`` say which; ``restart`` of which start of the group it is."""
+    """A pod of a run. ``type`` and ``number`` say which; ``restart`` of which start of the group it is. ``deleted``:
+    when it is to be gone, where it was deleted. ``waits``: why it does not run; ``taken``: who took it away. Times are
+    seconds since the epoch."""
 
     name: str
     uid: str
@@ -39,48 +46,58 @@ class Pod(NamedTuple):
     restart: int
     node: str
     running: bool
-    deleting: bool
+    created: float
+    deleted: float | None
     started: float | None
     ended: Ended | None
     waits: str
-    disrupted: str
+    taken: str
     memory: str
 
     @property
+    def place(self) -> tuple[str, int]:
+        return self.type, self.number
+
+    @property
     def finished(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Whether its container has run and ended."""
         return self.ended is not None
+
+    def alive(self, now: float) -> bool:
+        """Whether something of it may still run."""
+        return self.ended is None and (self.deleted is None or now < self.deleted + _LOST_SECONDS)
 
 
 def pod_of(item: Mapping[str, Any]) -> Pod | None:
     """A pod as the API has it; None where it is none of a run."""
     metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    index = labels.get(JOB_INDEX) or annotations.get(JOB_INDEX) or labels.get(_TRAINING_INDEX)
-    if naming.REPLICA_TYPE not in labels or not str(index or "").isdigit():
+    index = str(labels.get(JOB_INDEX) or annotations.get(JOB_INDEX) or labels.get(REPLICA_INDEX) or "")
+    if naming.REPLICA_TYPE not in labels or not index.isdecimal():
         return None
-    containers = spec.get("containers") or [{}]
-    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
-    state = container.get("state") or {}
+    container = _main(spec.get("containers"))
+    state = _main(status.get("containerStatuses")).get("state") or {}
     ended = _ended(state.get("terminated"))
     if ended is None and status.get("phase") in {"Failed", "Succeeded"}:
         # Taken away before its container could tell (evicted, or its node is lost).
-        code = 0 if status["phase"] == "Succeeded" else 137
+        code = 0 if status["phase"] == "Succeeded" else _KILLED
         ended = Ended(code, str(status.get("reason") or ""), str(status.get("message") or ""), None, None, {}, "")
+    running = "running" in state and ended is None
     return Pod(
         name=str(metadata.get("name")),
         uid=str(metadata.get("uid")),
         type=str(labels[naming.REPLICA_TYPE]),
-        number=int(str(index)),
+        number=int(index),
         restart=int(str(labels.get(RESTART_ATTEMPT) or 0)),
         node=str(spec.get("nodeName") or ""),
-        running="running" in state and ended is None,
-        deleting="deletionTimestamp" in metadata,
+        running=running,
+        created=seconds(metadata.get("creationTimestamp")) or 0.0,
+        deleted=seconds(metadata.get("deletionTimestamp")),
         started=seconds((state.get("running") or {}).get("startedAt")) or (ended.started if ended else None),
         ended=ended,
-        waits="" if ended is not None or "running" in state else _waits(status, state, str(containers[0].get("image"))),
-        disrupted=_disrupted(status),
-        memory=str(((containers[0].get("resources") or {}).get("limits") or {}).get("memory") or ""),
+        waits="" if ended is not None or running else _waits(status, state, str(container.get("image"))),
+        taken=_taken(status),
+        memory=str(((container.get("resources") or {}).get("limits") or {}).get("memory") or ""),
     )
 
 
@@ -93,12 +110,12 @@ def trim(item: Mapping[str, Any]) -> dict[str, Any]:
         if key in metadata
     }
     index = (metadata.get("annotations") or {}).get(JOB_INDEX)
-    containers = spec.get("containers") or [{}]
+    container, ran = _main(spec.get("containers")), _main(status.get("containerStatuses"))
     return {
         "metadata": {**kept, "annotations": {JOB_INDEX: index} if index is not None else {}},
         "spec": {
             "nodeName": spec.get("nodeName"),
-            "containers": [{key: containers[0].get(key) for key in ("name", "image", "resources")}],
+            "containers": [{key: container.get(key) for key in ("name", "image", "resources")}],
         },
         "status": {
             "phase": status.get("phase"),
@@ -109,19 +126,28 @@ def trim(item: Mapping[str, Any]) -> dict[str, Any]:
                 for item in status.get("conditions") or ()
                 if item.get("type") in {"PodScheduled", "DisruptionTarget"}
             ],
-            "containerStatuses": [
-                {"name": item.get("name"), "state": item.get("state")}
-                for item in (status.get("containerStatuses") or ())[:1]
-            ],
+            "containerStatuses": [{"name": ran.get("name"), "state": ran.get("state")}] if ran else [],
         },
     }
 
 
+def _main(containers: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """The one in which replicas run: others may have been put beside it."""
+    found = list(containers or ())
+    return next((item for item in found if item.get("name") in {CONTAINER, TFJOB_CONTAINER}), found[0] if found else {})
+
+
 def seconds(text: Any) -> float | None:
-    """A time of Kubernetes as seconds since the epoch."""
+    """A time of Kubernetes as seconds since the epoch; None for none, also as the kubelet writes that (1970)."""
     if not isinstance(text, str) or not text:
         return None
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() or None
+
+
+def line(text: Any) -> str:
+    """A text in one line that is not too long."""
+    found = " ".join(str(text or "").split())
+    return found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}…"
 
 
 def _ended(state: Mapping[str, Any] | None) -> Ended | None:
@@ -150,25 +176,23 @@ def _waits(status: Mapping[str, Any], state: Mapping[str, Any], image: str) -> s
     """Why it does not run, in a line; empty where it is just on its way."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"unschedulable: {_line(condition.get('message'))}"
+            return f"unschedulable: {line(condition.get('message'))}"
     waiting = state.get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if not reason or reason in _USUAL:
         return ""
-    message = _line(waiting.get("message"))
+    message = line(waiting.get("message"))
     if reason in _PULL:
         return f"the image {image} cannot be pulled ({reason}): {message}"
     return f"{reason}: {message}" if message else reason
 
 
-def _disrupted(status: Mapping[str, Any]) -> str:
-    """Who took it away, where somebody did."""
+def _taken(status: Mapping[str, Any]) -> str:
+    """Who took it away and why, where somebody did."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            return f"{condition.get('reason') or 'disrupted'}: {_line(condition.get('message'))}".rstrip(": ")
+            return f"{condition.get('reason') or 'disrupted'}: {line(condition.get('message'))}".rstrip(": ")
+    # The kubelet's own evictions say it of the whole pod (Evicted, Terminated, NodeShutdown, OutOfcpu).
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return f"{status['reason']}: {line(status.get('message'))}".rstrip(": ")
     return ""
-
-
-def _line(text: Any) -> str:
-    line = " ".join(str(text or "").split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

@@ -6,23 +6,29 @@ Every word that a person reads about such a run is made here or in ``pods.py``.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.spec import state as phases
-from pulumi_tfjobs.spec.launch import LaunchPlan
+from pulumi_tfjobs.spec.launch import LaunchPlan, ReplicaPlan
 from pulumi_tfjobs.spec.state import ReplicaState, Restart, RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.kubernetes.jobset import TIMED_OUT
-from pulumi_tfjobs.targets.kubernetes.members import groups, place_of
+from pulumi_tfjobs.targets.kubernetes.jobset import TIMED_OUT, TOLD_TO_END
+from pulumi_tfjobs.targets.kubernetes.kubeflow import LAUNCHER, is_mpi
+from pulumi_tfjobs.targets.kubernetes.members import groups
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, seconds
 
 ENDED = "ended"
+Place = tuple[str, int]
 _SIGNALS = 128
+# After the workload's end, beyond the grace of its pods: whatever is still said to run is not waited for any more.
+_LEFT_SECONDS = 120.0
+_ENDED_BY_SOMEBODY = "was ended from outside: somebody has deleted its pod"
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError"})
 
 
 class Told(NamedTuple):
-    """What a replica's pod has told of it (see the bootstrap)."""
+    """What a replica's pod has told of it (see the bootstrap). ``by_us``: it was ended, because the run was."""
 
     started: float | None = None
     tf_config: str = ""
@@ -33,18 +39,36 @@ class Told(NamedTuple):
 
 
 class View(NamedTuple):
-    """All that is known of an attempt. ``workload``: the object itself. ``told``: by replica and pod. ``queue``: why it
-    waits, in words, and its place. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started
-    again, as far as it was seen."""
+    """All that is known of an attempt.
 
-    workload: Mapping[str, Any]
+    ``workload``: the object itself, None where it is gone; ``gone`` says so in words. ``pods``: those that are there;
+    ``past``: others, as they were last. ``told``: by replica and pod. ``stopped``: why we were to end it. ``queue``:
+    why it waits to be let in, and its place. ``hindrance``: why pods are missing or do not start, where they do not say
+    it themselves. ``blamed``: which of several failed replicas is to be named. ``trouble``: what keeps us from asking
+    the cluster. ``restarts``: what was started again, as far as it was seen.
+    """
+
+    workload: Mapping[str, Any] | None
     pods: Sequence[Pod] = ()
+    past: Sequence[Pod] = ()
     told: Mapping[str, Mapping[str, Told]] = {}
     notes: tuple[str, ...] = ()
+    gone: str = ""
+    stopped: str = ""
     queue: str = ""
     position: int | None = None
+    hindrance: str = ""
+    blamed: str = ""
     trouble: str = ""
     restarts: tuple[Restart, ...] = ()
+
+
+class _End(NamedTuple):
+    """How a workload has ended: a phase, the cluster's words, and when as far as that is known."""
+
+    phase: str
+    words: str
+    at: float | None
 
 
 def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[str, ...]]:
@@ -53,37 +77,33 @@ def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[st
     notes: list[str] = []
     for item in events:
         event = item.event
+        if event.get("e") == "note":
+            if event.get("text") not in notes:
+                notes.append(str(event.get("text")))
+            continue
         known = found.setdefault(item.replica, {}).get(item.pod, Told())
         if event.get("e") == "start":
-            tf_config = str(event.get("tf_config") or "")
-            found[item.replica][item.pod] = known._replace(started=event.get("time"), tf_config=tf_config)
+            known = known._replace(started=event.get("time"), tf_config=str(event.get("tf_config") or ""))
         elif event.get("e") == "exit":
-            found[item.replica][item.pod] = known._replace(
+            known = known._replace(
                 finished=event.get("time"),
                 code=event.get("code"),
                 signal=event.get("signal"),
                 by_us=bool(event.get("by_us")),
             )
-        elif event.get("e") == "note" and event.get("text") not in notes:
-            notes.append(str(event.get("text")))
+        found[item.replica][item.pod] = known
     return found, tuple(notes)
 
 
 def restart_of(workload: Mapping[str, Any]) -> int:
-    """How often the group was started again."""
+    """How often the whole group was started again."""
     return int((workload.get("status") or {}).get("restarts") or 0)
 
 
 def end_of(workload: Mapping[str, Any]) -> tuple[str, str, float | None]:
     """``("succeeded" | "failed" | "", the cluster's words, when)``."""
-    for condition in (workload.get("status") or {}).get("conditions") or ():
-        if condition.get("status") == "True":
-            when = seconds(condition.get("lastTransitionTime"))
-            if condition.get("type") in {"Completed", "Succeeded"}:
-                return phases.SUCCEEDED, str(condition.get("message") or ""), when
-            if condition.get("type") == "Failed":
-                return phases.FAILED, str(condition.get("message") or ""), when
-    return "", "", None
+    found = _end_of(workload)
+    return ("", "", None) if found is None else found
 
 
 def is_suspended(workload: Mapping[str, Any]) -> bool:
@@ -92,16 +112,29 @@ def is_suspended(workload: Mapping[str, Any]) -> bool:
     return bool(spec.get("suspend") or (spec.get("runPolicy") or {}).get("suspend"))
 
 
-def run_state(run_id: str, attempt: int, plan: LaunchPlan, files: AttemptFolder, view: View) -> RunState:
-    """The state of the attempt."""
-    end, words, when = end_of(view.workload)
-    restart = restart_of(view.workload)
-    current = {(pod.type, pod.number): pod for pod in view.pods if pod.restart == restart}
-    replicas = tuple(_replicas(plan, current, view.told, files, decided=bool(end)))
+def current_pods(view: View) -> dict[Place, Pod]:
+    """The pod at each place, the latest where one was started again."""
+    seen = (*view.past, *view.pods)
+    newest = max((pod.restart for pod in seen), default=0)
+    restart = newest if view.workload is None else restart_of(view.workload)
+    found: dict[Place, Pod] = {}
+    for pod in seen:
+        there = found.get(pod.place)
+        if pod.restart == restart and (there is None or there.created <= pod.created):
+            found[pod.place] = pod
+    return found
+
+
+def run_state(run_id: str, attempt: int, plan: LaunchPlan, files: AttemptFolder, view: View, now: float) -> RunState:
+    """The state of the attempt at that moment."""
+    pods = current_pods(view)
+    end = _end(view)
+    replicas = tuple(_replicas(plan, pods, view.told, files, decided=end is not None))
     started = min((item.started_at for item in replicas if item.started_at is not None), default=None)
-    created = seconds((view.workload.get("metadata") or {}).get("creationTimestamp"))
-    if created is not None and started is not None:
-        created = min(created, started)
+    created = seconds(((view.workload or {}).get("metadata") or {}).get("creationTimestamp"))
+    if created is None or (started is not None and started < created):  # the cluster counts whole seconds
+        created = started
+    restarts = restart_of(view.workload or {})
     found = RunState(
         run_id=run_id,
         attempt=attempt,
@@ -110,79 +143,95 @@ def run_state(run_id: str, attempt: int, plan: LaunchPlan, files: AttemptFolder,
         created_at=created,
         started_at=started,
         hostfile=plan.hostfile,
-        launches=restart + 1,
+        launches=restarts + 1,
         warnings=view.notes,
         restarts=view.restarts,
     )
-    if end:
-        last = max((item.finished_at for item in replicas if item.finished_at is not None), default=when)
-        return _ended(
-            found._replace(finished_at=max(filter(None, (last, started)), default=when)), plan, end, words, current
-        )
-    if is_suspended(view.workload):
-        reason = view.queue or "it waits to be admitted"
-        return found._replace(phase=phases.QUEUED, reason=_with(reason, view.trouble), queue_position=view.position)
-    return _living(found, plan, current, restart, view.trouble)
+    if end is not None:
+        return _ended(found, plan, view, pods, end, now)
+    if is_suspended(view.workload or {}):
+        reason = view.queue or "waits to be let in"
+        return found._replace(phase=phases.QUEUED, reason=_and(reason, view.trouble), queue_position=view.position)
+    return _living(found, plan, view, pods)
 
 
-def _living(
-    found: RunState, plan: LaunchPlan, pods: Mapping[tuple[str, int], Pod], restart: int, trouble: str
-) -> RunState:
-    wanted = sum(len(group.pods) for group in groups(plan))
+def _and(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+# While it lives
+
+
+def _living(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod]) -> RunState:
+    workload = view.workload or {}
+    if (workload.get("metadata") or {}).get("deletionTimestamp"):
+        reason = view.stopped or "it is being deleted at the cluster"
+        return found._replace(phase=phases.STOPPING, reason=_and(reason, view.trouble))
+    wanted = len(places(plan)) if not is_mpi(plan) else 1 + sum(len(group.pods) for group in groups(plan))
     up = sum(1 for pod in pods.values() if pod.running or pod.finished)
-    waits = sorted({pod.waits for pod in pods.values() if pod.waits})
     if up >= wanted:
-        return found._replace(phase=phases.RUNNING, reason=trouble)
-    reason = f"{up} of {wanted} pods running" if wanted > 1 or up else ""
-    if waits:
-        more = f" (and {len(waits) - 1} more reasons)" if len(waits) > 1 else ""
-        reason = f"{reason}; {waits[0]}{more}" if reason else f"{waits[0]}{more}"
-    phase = phases.RESTARTING if restart else phases.STARTING
-    return found._replace(phase=phase, reason=_with(reason, trouble))
+        return found._replace(phase=phases.RUNNING, reason=view.trouble)
+    waits = sorted({pod.waits for pod in pods.values() if pod.waits}) or [view.hindrance]
+    more = f" (and {len(waits) - 1} more reasons)" if len(waits) > 1 else ""
+    count = f"{up} of {wanted} pods running" if wanted > 1 else ""
+    again = phases.RESTARTING if view.restarts or restart_of(workload) else phases.STARTING
+    return found._replace(phase=again, reason=_and(count, waits[0] + more, view.trouble))
 
 
-def _with(reason: str, trouble: str) -> str:
-    return "; ".join(part for part in (reason, trouble) if part)
+def places(plan: LaunchPlan) -> dict[Place, tuple[ReplicaPlan, ...]]:
+    """The pods in which replicas run and print, with their replicas. With ``mpirun``, all of that is in the launcher's:
+    the workers' pods only lend their processors."""
+    found = {(group.type, number): pod for group in groups(plan) for number, pod in enumerate(group.pods)}
+    if is_mpi(plan):
+        return {(LAUNCHER, 0): tuple(member for pod in found.values() for member in pod)}
+    return found
 
 
 def _replicas(
     plan: LaunchPlan,
-    pods: Mapping[tuple[str, int], Pod],
+    pods: Mapping[Place, Pod],
     told: Mapping[str, Mapping[str, Told]],
     files: AttemptFolder,
     *,
     decided: bool,
-) -> Iterable[ReplicaState]:
-    for group in groups(plan):
-        for number, members in enumerate(group.pods):
-            pod = pods.get((group.type, number))
-            for member in members:
-                yield _replica(member, pod, _said(told.get(member.name) or {}, pod), files, decided=decided)
+) -> Iterator[ReplicaState]:
+    lent = {
+        member.name: (group.type, number)
+        for group in groups(plan)
+        for number, inside in enumerate(group.pods)
+        for member in inside
+    }
+    for place, members in places(plan).items():
+        pod = pods.get(place)
+        for member in members:
+            known = told.get(member.name) or {}
+            if pod is not None:
+                said = known.get(pod.name, Told())
+            else:  # of one that is not there any more, what was told last; of one that is to come, nothing
+                said = max(known.values(), key=_started, default=Told()) if decided else Told()
+            on = pods.get(lent[member.name]) or pod
+            yield _replica(member, pod, said, files, on.node if on is not None else "", decided=decided)
 
 
-def _said(told: Mapping[str, Told], pod: Pod | None) -> Told:
-    """What the replica's pod has told; of one that is not there any more, what was told last."""
-    if pod is not None:
-        return told.get(pod.name, Told())
-    return max(told.values(), key=lambda item: item.started or 0.0, default=Told())
+def _started(told: Told) -> float:
+    return told.started or 0.0
 
 
-def _replica(member: Any, pod: Pod | None, told: Told, files: AttemptFolder, *, decided: bool) -> ReplicaState:
-    code, number = told.code, told.signal
-    finished = told.finished
-    by_us = told.by_us
-    if finished is None and pod is not None and pod.ended is not None:
+def _replica(
+    member: ReplicaPlan, pod: Pod | None, told: Told, files: AttemptFolder, node: str, *, decided: bool
+) -> ReplicaState:
+    code, number, finished, by_us = told.code, told.signal, told.finished, told.by_us
+    over = finished is not None
+    if not over and pod is not None and pod.ended is not None:
+        over, finished = True, pod.ended.finished
         left = pod.ended.replicas.get(member.name) or {}
-        code, number, finished = left.get("code"), left.get("signal"), pod.ended.finished
+        code, number = left.get("code"), left.get("signal")
         if code is None and number is None:
             code = pod.ended.code
-            if code > _SIGNALS:
-                number = code - _SIGNALS
-        by_us = decided and bool(pod.deleting)
-    if code is None and number is not None:
-        code = None
+            number = code - _SIGNALS if code > _SIGNALS else None
+        by_us = decided and pod.deleted is not None
     phase = phases.PENDING
-    if finished is not None or (pod is not None and pod.finished):
+    if over:
         phase = phases.SUCCEEDED if code == 0 and number is None else ENDED if by_us else phases.FAILED
     elif decided:
         phase = ENDED
@@ -197,45 +246,93 @@ def _replica(member: Any, pod: Pod | None, told: Told, files: AttemptFolder, *, 
         started_at=told.started or (pod.started if pod is not None else None),
         finished_at=finished,
         log=files.replica_log(member.name),
-        node=pod.node if pod is not None else "",
+        node=node,
         tf_config=told.tf_config,
     )
 
 
-def _ended(found: RunState, plan: LaunchPlan, end: str, words: str, pods: Mapping[tuple[str, int], Pod]) -> RunState:
-    if end == phases.SUCCEEDED:
-        return found._replace(phase=phases.SUCCEEDED, exit_code=0)
+# Its end
+
+
+def _end(view: View) -> _End | None:
+    if view.workload is None:
+        if view.stopped:
+            return _End(phases.CANCELLED, view.stopped, None)
+        return _End(phases.INTERRUPTED, view.gone, None)
+    end = _end_of(view.workload)
+    if end is not None and view.stopped and end.phase != phases.SUCCEEDED:
+        return end._replace(phase=phases.CANCELLED, words=view.stopped)
+    return end
+
+
+def _end_of(workload: Mapping[str, Any]) -> _End | None:
+    for condition in (workload.get("status") or {}).get("conditions") or ():
+        if condition.get("status") == "True" and condition.get("type") in {"Completed", "Succeeded", "Failed"}:
+            phase = phases.FAILED if condition["type"] == "Failed" else phases.SUCCEEDED
+            return _End(phase, str(condition.get("message") or ""), seconds(condition.get("lastTransitionTime")))
+    return None
+
+
+def _ended(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: _End, now: float) -> RunState:
+    last = max((item.finished_at for item in found.replicas if item.finished_at is not None), default=None)
+    finished = max(filter(None, (last or end.at or now, found.started_at)))
+    found = _told_end(found._replace(finished_at=finished), plan, view, pods, end)
+    left = sum(1 for pod in view.pods if pod.alive(now))
+    if left and now < (end.at or now) + plan.stop_grace_seconds + _LEFT_SECONDS:
+        # What has decided stands, but something of it still lives.
+        being = f"{left} {'pod is' if left == 1 else 'pods are'} being ended"
+        return found._replace(phase=phases.STOPPING, reason=_and(found.reason, being, view.trouble), finished_at=None)
+    return found
+
+
+def _told_end(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: _End) -> RunState:
+    if end.phase == phases.SUCCEEDED:
+        return found._replace(phase=end.phase, exit_code=0)
+    if end.phase != phases.FAILED:
+        return found._replace(phase=end.phase, reason=end.words)
     late = next((pod.ended for pod in pods.values() if pod.ended is not None and pod.ended.code == TIMED_OUT), None)
     if late is not None and late.why:
         return found._replace(phase=phases.TIMED_OUT, reason=late.why, exit_code=TIMED_OUT)
+    homes = {member.name: place for place, members in places(plan).items() for member in members}
     failed = sorted(
         (item for item in found.replicas if item.phase == phases.FAILED), key=lambda item: item.finished_at or 0.0
     )
-    lost = next((pod for pod in pods.values() if pod.disrupted), None)
-    if lost is not None:
-        return found._replace(
-            phase=phases.FAILED, reason=f"{lost.type}-{lost.number} was taken away ({lost.disrupted})"
-        )
-    if not failed:
-        return found._replace(phase=phases.FAILED, reason=f"the cluster says: {words}" if words else "")
-    first = failed[0]
+    first = next((item for item in failed if item.name == view.blamed), failed[0] if failed else None)
+    after = f" (after {len(view.restarts)} restarts)" if len(view.restarts) > 1 else ""
+    if first is None:
+        return found._replace(phase=end.phase, reason=_lost(pods, end) + after)
     code = first.exit_code if first.signal is None else _SIGNALS + first.signal
-    pod = pods.get(place_of(plan, first.name) or ("", 0))
-    return found._replace(
-        phase=phases.FAILED, reason=f"{first.name} {how(first, pod)}", first_failure=first.name, exit_code=code
-    )
+    reason = f"{first.name} {how(first, pods.get(homes[first.name]))}"
+    return found._replace(phase=end.phase, reason=reason + after, first_failure=first.name, exit_code=code)
+
+
+def _lost(pods: Mapping[Place, Pod], end: _End) -> str:
+    """Why it has failed although no replica has: a pod was lost."""
+    taken = next((pod for pod in pods.values() if pod.taken), None)
+    if taken is not None:
+        return f"{taken.type}-{taken.number} was taken away ({taken.taken})"
+    # Of several, the first: the others were ended because of it.
+    ended = [pod for pod in pods.values() if pod.ended is not None and pod.ended.code == TOLD_TO_END]
+    if ended:
+        first = min(ended, key=lambda pod: pod.deleted or 0.0)
+        return f"{first.type}-{first.number} {_ENDED_BY_SOMEBODY}"
+    return f"the cluster says: {end.words}" if end.words else "the cluster does not say why"
 
 
 def how(replica: ReplicaState, pod: Pod | None) -> str:
     """How a replica has failed, in words."""
     ended = pod.ended if pod is not None else None
+    if pod is not None and pod.taken:
+        return f"was taken away ({pod.taken})"
     if ended is not None and ended.reason == "OOMKilled":
         limit = f": its limit is {pod.memory}" if pod is not None and pod.memory else ""
         return f"ran out of memory (OOMKilled{limit}). To fix: raise computeTarget.memory, or use less"
-    if ended is not None and ended.reason in {"StartError", "ContainerCannotRun", "CreateContainerError"}:
+    if ended is not None and ended.reason in _NOT_STARTED:
         return f"could not be started: {ended.message}. To fix: see that the image has the interpreter (python)"
     if ended is not None and ended.why and not ended.replicas:
         return f"could not start: {ended.why}"
+    if ended is not None and ended.code == TOLD_TO_END:
+        return _ENDED_BY_SOMEBODY
     if replica.signal is not None:
         hint = " (by the kernel when memory runs out, or by somebody)" if replica.signal == signal.SIGKILL else ""
         try:
@@ -243,6 +340,6 @@ def how(replica: ReplicaState, pod: Pod | None) -> str:
         except ValueError:
             name = f"signal {replica.signal}"
         return f"was ended by {name}{hint}"
-    if ended is not None and ended.reason in {"Evicted", "NodeLost"}:
-        return f"was taken away ({ended.reason}: {ended.message})"
+    if replica.exit_code is None:
+        return "ended, and nobody saw how"
     return f"exited with code {replica.exit_code}"

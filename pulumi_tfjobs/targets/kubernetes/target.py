@@ -5,32 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pulumi_tfjobs.errors import InputProblem, TargetUnavailable
+from pulumi_tfjobs.errors import InputProblem, LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import EnvironmentSpec, JobSpec
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.base import Capabilities, EnvironmentState, Headroom, Progress, Recalled, Target
-from pulumi_tfjobs.targets.folder import RunFolder
+from pulumi_tfjobs.targets.folder import AttemptFolder, RunFolder
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, PODS
-from pulumi_tfjobs.targets.kubernetes.handle import (
-    Handle,
-    read_end,
-    read_handle,
-    read_plan,
-    write_end,
-)
+from pulumi_tfjobs.targets.kubernetes.api import PODS
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES
+from pulumi_tfjobs.targets.kubernetes.handle import STOPPED, Handle, read_end, read_plan
 from pulumi_tfjobs.targets.kubernetes.options import Options, check_options
+from pulumi_tfjobs.targets.kubernetes.states import end_of
 from pulumi_tfjobs.targets.local.statefile import write_file
 
-_STOP_SECONDS = 60.0
-_LOOK_SECONDS = 0.1
-_STOPPED = "stopped on request"
+if TYPE_CHECKING:
+    from pulumi_tfjobs.targets.kubernetes.adopting import Found
+    from pulumi_tfjobs.targets.kubernetes.watching import Watch
+
+_LOCK_SECONDS = 0.05
 
 
 class KubernetesTarget(Target):
@@ -77,23 +76,15 @@ class KubernetesTarget(Target):
         return Capabilities(
             slots=self.settings.slots,
             gpus=None,
-            controllers=frozenset({"gloo"}),
+            # What pods do as ranks of an MPIJob is not there yet.
+            controllers=ENGINES[self.settings.engine].controllers - {"mpi"},
             elastic=False,
             hourly_price=self.settings.hourly_price,
             currency=self.settings.currency,
         )
 
     def check(self, spec: JobSpec) -> Sequence[InputProblem]:
-        found = []
-        if self.settings.engine != "jobset":
-            found.append(
-                InputProblem(
-                    "computeTarget.engine",
-                    f"it is {self.settings.engine}, which this version does not run yet",
-                    "jobset",
-                    "leave it out: JobSet runs the same jobs, without an operator of a framework",
-                )
-            )
+        found = ENGINES[self.settings.engine].check(spec)
         if spec.inputs:
             found.append(
                 InputProblem(
@@ -115,8 +106,15 @@ class KubernetesTarget(Target):
         return found
 
     def headroom(self, plan: LaunchPlan, store: str) -> Headroom:
-        del plan, store
-        return Headroom(slots=self.settings.slots, unit="GPU")
+        del store
+        from pulumi_tfjobs.targets.kubernetes import prospects
+
+        return prospects.headroom(self.settings, plan)
+
+    def warnings(self, spec: JobSpec, plan: LaunchPlan | None = None) -> tuple[str, ...]:
+        from pulumi_tfjobs.targets.kubernetes import prospects
+
+        return () if plan is None else prospects.warnings(self.settings, plan, secrets=bool(spec.secret_variables))
 
     def environment_state(self, environment: EnvironmentSpec) -> EnvironmentState:
         del environment
@@ -145,6 +143,8 @@ class KubernetesTarget(Target):
 
             write_file(at.plan, json.dumps(plan.to_json(), indent=1, sort_keys=True).encode(), sync=False)
         async with await self._connect() as connection, _alone(at.root):
+            if await asyncio.to_thread(read_end, at) is not None:
+                return
             await launching.launch(
                 connection,
                 self.settings,
@@ -169,70 +169,52 @@ class KubernetesTarget(Target):
         return await self._now(folder, attempt, record=False)
 
     async def _now(self, folder: RunFolder, attempt: int, *, record: bool) -> RunState | None:
-        from pulumi_tfjobs.targets.kubernetes import watching
+        from pulumi_tfjobs.targets.kubernetes import adopting, watching
+
+        at = folder.attempt(attempt)
+        known = await asyncio.to_thread(read_end, at) or watching.watched(folder, attempt)
+        if known is not None:
+            return known
+        async with await self._connect() as connection:
+            found = await adopting.find(connection, at, folder.run_id)
+            if found is None:
+                return None
+            plan = await adopting.plan_of(connection, found, at)
+            state = await watching.look(connection, found, folder, attempt, plan, let_in=record)
+            if not record:
+                return state
+            handle = await self._adopted(connection, found, at)
+            if not state.finished:
+                return state
+            # It has ended while nobody watched: what it has printed is brought, as long as it is there.
+            return await _last(watching.Watch(connection, handle, folder, attempt, plan).states())
+
+    async def _adopted(self, connection: Any, found: Found, at: AttemptFolder) -> Handle:
+        from pulumi_tfjobs.targets.kubernetes import adopting
+
+        if found.workload is None or found.handle.uid == found.workload["metadata"]["uid"]:
+            return found.handle
+        with contextlib.suppress(LaunchFailed, OSError):  # it can be watched all the same
+            return await adopting.adopt(connection, found.handle, found.workload, at)
+        return found.handle
+
+    async def watch(self, folder: RunFolder, attempt: int) -> AsyncGenerator[RunState, None]:
+        from pulumi_tfjobs.targets.kubernetes import adopting
+        from pulumi_tfjobs.targets.kubernetes.watching import Watch
 
         at = folder.attempt(attempt)
         recorded = await asyncio.to_thread(read_end, at)
         if recorded is not None:
-            return recorded
-        async with await self._connect() as connection:
-            handle = await self._handle(connection, folder, attempt)
-            plan = await self._plan(connection, handle, folder, attempt)
-            if plan is None:
-                return None
-            found: RunState | None = await watching.look(connection, handle, folder, attempt, plan)
-            if found is None:
-                if not handle.uid:
-                    return None
-                found = watching.gone(folder, attempt, handle, plan, stopped=_stopped(folder, attempt))
-                if record:
-                    await asyncio.to_thread(write_end, at, found)
-            return found
-
-    async def _handle(self, connection: Any, folder: RunFolder, attempt: int) -> Handle:
-        """Where the attempt is: as recorded, else where it would be."""
-        found = await asyncio.to_thread(read_handle, folder.attempt(attempt))
-        if found is None:
-            name = naming.object_name(folder.run_id, attempt)
-            return Handle("jobset", connection.server, connection.namespace, name)
-        if found.server != connection.server:
-            raise TargetUnavailable(
-                f"{folder.run_id} runs at {found.server}, and the kubeconfig leads to {connection.server}. To fix: "
-                "name that cluster's kubeconfig or context"
-            )
-        return found
-
-    async def _plan(self, connection: Any, handle: Handle, folder: RunFolder, attempt: int) -> LaunchPlan | None:
-        """What was launched, from here or from the workload's own configuration; None where nothing was."""
-        plan = await asyncio.to_thread(read_plan, folder.attempt(attempt))
-        if plan is not None:
-            return plan
-        import json
-
-        from pulumi_tfjobs.spec.launch import launch_plan_from_json
-        from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS
-
-        config = await connection.get(CONFIG_MAPS, handle.namespace, handle.name)
-        if config is None:
-            return None
-        return launch_plan_from_json(json.loads(config["data"]["run.json"])["plan"])
-
-    async def watch(self, folder: RunFolder, attempt: int) -> AsyncGenerator[RunState, None]:
-        from pulumi_tfjobs.targets.kubernetes.watching import Watch
-
-        recorded = await asyncio.to_thread(read_end, folder.attempt(attempt))
-        if recorded is not None:
             yield recorded
             return
         async with await self._connect() as connection:
-            handle = await self._handle(connection, folder, attempt)
-            plan = await self._plan(connection, handle, folder, attempt)
-            if plan is None or (
-                not handle.uid and await connection.get(JOB_SETS, handle.namespace, handle.name) is None
-            ):
+            found = await adopting.find(connection, at, folder.run_id)
+            if found is None:
                 return
+            plan = await adopting.plan_of(connection, found, at)
+            handle = await self._adopted(connection, found, at)
             watch = Watch(connection, handle, folder, attempt, plan)
-            async with contextlib.aclosing(watch.states(lambda: _stopped(folder, attempt))) as states:
+            async with contextlib.aclosing(watch.states()) as states:
                 async for state in states:
                     yield state
 
@@ -247,29 +229,44 @@ class KubernetesTarget(Target):
         return bool(root) and same_folder(root, os.path.dirname(os.path.dirname(folder.root)))
 
     async def stop(self, folder: RunFolder, attempt: int, *, grace_seconds: float | None = None) -> RunState | None:
-        found = await self.state(folder, attempt)
-        if found is None or found.finished:
-            return found
-        at = folder.attempt(attempt)
-        write_file(at.stop, f"{_STOPPED}\n".encode(), sync=True)
-        async with await self._connect() as connection:
-            handle = await self._handle(connection, folder, attempt)
-            watching = asyncio.create_task(self._last(folder, attempt))
-            await connection.delete(JOB_SETS, handle.namespace, handle.name, propagation="Foreground")
-            if grace_seconds is not None:
-                selector = naming.selector(folder.run_id, attempt)
-                for pod in await connection.list(PODS, handle.namespace, selector):
-                    grace = max(1, round(grace_seconds))
-                    await connection.delete(PODS, handle.namespace, pod["metadata"]["name"], grace=grace)
-            ended = await watching
-        return ended or await self.state(folder, attempt)
+        from pulumi_tfjobs.targets.kubernetes import adopting
+        from pulumi_tfjobs.targets.kubernetes.watching import Watch
 
-    async def _last(self, folder: RunFolder, attempt: int) -> RunState | None:
-        last = None
-        async with contextlib.aclosing(self.watch(folder, attempt)) as states:
-            async for state in states:
-                last = state
-        return last
+        at = folder.attempt(attempt)
+        recorded = await asyncio.to_thread(read_end, at)
+        if recorded is not None:
+            return recorded
+        async with await self._connect() as connection:
+            found = await adopting.find(connection, at, folder.run_id)
+            if found is None:
+                return None
+            plan = await adopting.plan_of(connection, found, at)
+            handle = await self._adopted(connection, found, at)
+            if found.workload is not None and not end_of(found.workload)[0]:
+                # Before it is deleted, so that whoever sees that knows why.
+                write_file(at.stop, f"{STOPPED}\n".encode(), sync=True)
+            watch = Watch(connection, handle, folder, attempt, plan)
+            ended = asyncio.create_task(_last(watch.states()))
+            try:
+                # How its pods end is seen only by who has seen them.
+                await _ready(watch, ended)
+                if found.workload is not None and not end_of(found.workload)[0]:
+                    await self._delete(connection, handle, folder, attempt, grace_seconds)
+                return await ended
+            finally:
+                ended.cancel()
+
+    async def _delete(
+        self, connection: Any, handle: Handle, folder: RunFolder, attempt: int, grace_seconds: float | None
+    ) -> None:
+        await connection.delete(handle.api, handle.namespace, handle.name, uid=handle.uid or None)
+        if grace_seconds is None:
+            return
+        selector = naming.selector(folder.run_id, attempt)
+        for pod in await connection.list(PODS, handle.namespace, selector):
+            # Without any, its end would not be waited for.
+            grace = max(1, math.ceil(grace_seconds))
+            await connection.delete(PODS, handle.namespace, pod["metadata"]["name"], grace=grace)
 
     async def collect(self, folder: RunFolder, attempt: int, state: RunState) -> Sequence[str]:
         if not state.finished or state.phase == phases.PENDING:
@@ -298,10 +295,12 @@ class KubernetesTarget(Target):
         del folder, origin
 
     async def remove(self, folder: RunFolder) -> None:
+        from pulumi_tfjobs.targets.kubernetes import adopting
+
         async with await self._connect() as connection:
-            selector = naming.selector(folder.run_id)
-            for item in await connection.list(JOB_SETS, connection.namespace, selector):
-                await connection.delete(JOB_SETS, connection.namespace, item["metadata"]["name"])
+            for api in await adopting.kinds(connection):
+                for item in await connection.list(api, connection.namespace, naming.selector(folder.run_id)):
+                    await connection.delete(api, connection.namespace, item["metadata"]["name"])
             if self.settings.storage is not None:
                 from pulumi_tfjobs.targets.kubernetes.storage import open_storage, remove_run
 
@@ -311,15 +310,10 @@ class KubernetesTarget(Target):
                     await remove_run(storage, folder.run_id)
 
     async def recall(self, run_id: str) -> Recalled | None:
-        from pulumi_tfjobs.targets.kubernetes.launching import record_of
+        from pulumi_tfjobs.targets.kubernetes import adopting
 
         async with await self._connect() as connection:
-            found = await connection.list(JOB_SETS, connection.namespace, naming.selector(run_id))
-        known = {int(item["metadata"]["labels"].get(naming.ATTEMPT) or 0): item for item in found}
-        if not known:
-            return None
-        last = max(known)
-        return Recalled(record_of(known[last]), last)
+            return await adopting.recall(connection, run_id)
 
 
 @contextlib.asynccontextmanager
@@ -327,16 +321,28 @@ async def _alone(folder: str) -> AsyncGenerator[None, None]:
     """While held, nobody else on this machine launches this attempt."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_SECONDS)
         yield
     finally:
         os.close(handle)
 
 
-def _stopped(folder: RunFolder, attempt: int) -> str:
-    """Why the attempt was to end; empty where nobody has asked for that here."""
+async def _last(states: AsyncGenerator[RunState, None]) -> RunState | None:
+    last = None
+    async with contextlib.aclosing(states):
+        async for state in states:
+            last = state
+    return last
+
+
+async def _ready(watch: Watch, ended: asyncio.Task[Any]) -> None:
+    ready = asyncio.ensure_future(watch.ready.wait())
     try:
-        with open(folder.attempt(attempt).stop, encoding="utf-8") as stream:
-            return stream.readline().strip() or _STOPPED
-    except OSError:
-        return ""
+        await asyncio.wait([ready, ended], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()

@@ -101,6 +101,11 @@ class Transport:
         await self.close()
 
     @property
+    def key(self) -> Source:
+        """Whom it asks, as whom: the same for connections of other event loops with the same credentials."""
+        return self._source
+
+    @property
     def server(self) -> str:
         assert self._session is not None, "opened"
         return self._session.login.server
@@ -304,14 +309,22 @@ class _Session:
         finally:
             self._streams -= 1
             if self._retired and not self._streams:
-                task = asyncio.get_running_loop().create_task(self.login.client.close())
+                task = asyncio.get_running_loop().create_task(_hang_up(self.login.client))
                 _closing.add(task)
                 task.add_done_callback(_closing.discard)
 
     async def retire(self) -> None:
         self._retired = True
         if not self._streams:
-            await self.login.client.close()
+            await _hang_up(self.login.client)
+
+
+async def _hang_up(client: Any) -> None:
+    """Close the client at once: a polite end of TLS connections would outlive an event loop that ends now."""
+    pool = client.rest_client.pool_manager
+    if pool is not None and pool.connector is not None:
+        await pool.connector.close(abort_ssl=True)
+    await client.close()
 
 
 _closing: set[asyncio.Task[None]] = set()

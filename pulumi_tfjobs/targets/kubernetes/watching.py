@@ -5,80 +5,113 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from typing_extensions import Self
 
-from pulumi_tfjobs.errors import TargetUnavailable
+from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.spec.state import Restart, RunState
+from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, PODS
+from pulumi_tfjobs.targets.kubernetes.adopting import Found
+from pulumi_tfjobs.targets.kubernetes.api import PODS
 from pulumi_tfjobs.targets.kubernetes.following import describe_pod
-from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, write_end
+from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, read_stop, write_end
 from pulumi_tfjobs.targets.kubernetes.informer import Informer
-from pulumi_tfjobs.targets.kubernetes.jobset import TOLD_TO_END
 from pulumi_tfjobs.targets.kubernetes.keeping import Event, recorded_events
+from pulumi_tfjobs.targets.kubernetes.kubeflow import TFJOB_CONTAINER
 from pulumi_tfjobs.targets.kubernetes.logs import Collector
-from pulumi_tfjobs.targets.kubernetes.members import groups
+from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
+from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS
-from pulumi_tfjobs.targets.kubernetes.states import View, end_of, restart_of, run_state, told_by
+from pulumi_tfjobs.targets.kubernetes.states import View, current_pods, is_suspended, places, run_state, told_by
+from pulumi_tfjobs.targets.kubernetes.waiting import Waiting, ask_queue
+from pulumi_tfjobs.targets.local.blame import culprit
+from pulumi_tfjobs.targets.logfiles import tail_bytes
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.targets.kubernetes.client import Connection
 
-# After the workload has ended: for its pods to end, beyond their grace, and for their last lines.
-_END_SECONDS = 30.0
+# After the end: for the last lines of pods, and for another process that collects to record it.
 _LINES_SECONDS = 15.0
+_OTHERS_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
+# How often time alone changes what is to be said: of an outage, or of pods that are being ended.
+_TICK_SECONDS = 1.0
+# A state of a thousand replicas takes some milliseconds to make: not for each of a thousand pods that start.
+_PAUSE_PER_POD = 0.0005
+_LONGEST_FIELD = 2048
+_MOST_BLAMED = 64
+
+# States of attempts that this process watches: whoever asks needs not ask the cluster.
+_watched: dict[tuple[str, int], RunState] = {}
+
+
+def watched(folder: RunFolder, attempt: int) -> RunState | None:
+    """The state as a watch of this process has just seen it; None where none is on, or it has seen nothing yet."""
+    return _watched.get((folder.root, attempt))
 
 
 async def look(
-    connection: Connection, handle: Handle, folder: RunFolder, attempt: int, plan: LaunchPlan
-) -> RunState | None:
-    """The attempt as it is now; None where the cluster has no such workload. Writes nothing."""
+    connection: Connection, found: Found, folder: RunFolder, attempt: int, plan: LaunchPlan, *, let_in: bool
+) -> RunState:
+    """The attempt as it is now. Writes nothing here; ``let_in``: at the cluster, a run that waits is let in when it is
+    its turn."""
     at = folder.attempt(attempt)
-    workload = await connection.get(JOB_SETS, handle.namespace, handle.name)
-    if workload is None:
-        return None
-    pods = await connection.list(PODS, handle.namespace, naming.selector(folder.run_id, attempt))
-    told, notes = told_by(recorded_events(at))
-    view = View(workload, [pod for item in pods if (pod := pod_of(item)) is not None], told, notes)
-    return run_state(folder.run_id, attempt, plan, at, view)
-
-
-def gone(folder: RunFolder, attempt: int, handle: Handle, plan: LaunchPlan, *, stopped: str) -> RunState:
-    """The state of an attempt whose workload is not there any more. ``stopped``: why it was to end; empty where that
-    was not us."""
-    at = folder.attempt(attempt)
-    told, notes = told_by(recorded_events(at))
-    workload: Mapping[str, Any] = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
-    found = run_state(folder.run_id, attempt, plan, at, View(workload, (), told, notes))
-    reason = stopped or f"the JobSet {handle.name} was deleted in {handle.namespace} by somebody else"
-    return found._replace(
-        phase=phases.CANCELLED if stopped else phases.INTERRUPTED,
-        reason=reason,
-        first_failure="",
-        exit_code=None,
-        finished_at=found.finished_at or time.time(),
+    pods = await connection.list(PODS, found.handle.namespace, naming.selector(folder.run_id, attempt))
+    told, notes = told_by(await asyncio.to_thread(recorded_events, at))
+    queue, position = "", None
+    if found.workload is not None and is_suspended(found.workload):
+        with contextlib.suppress(LaunchFailed, TargetUnavailable):
+            queue, position = await ask_queue(connection, found.handle, found.workload, let_in=let_in)
+    view = View(
+        found.workload,
+        [pod for item in pods if (pod := pod_of(item)) is not None],
+        told=told,
+        notes=notes,
+        gone=gone(found.handle),
+        stopped=read_stop(at),
+        queue=queue,
+        position=position,
+        restarts=read_restarts(at),
     )
+    return run_state(folder.run_id, attempt, plan, at, view, time.time())
+
+
+def gone(handle: Handle) -> str:
+    """That the workload is not there any more, in words."""
+    return f"the {handle.api.kind} {handle.name} was deleted in {handle.namespace} by somebody else"
+
+
+class _Printed(NamedTuple):
+    """A replica's log, for :mod:`.blame`."""
+
+    path: str
+
+    def tail(self, size: int) -> str:
+        try:
+            return tail_bytes(self.path, size).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+class _Failed(NamedTuple):
+    name: str
+    signal: int | None
+    log: _Printed
 
 
 class Watch:
-    """Follows one attempt."""
+    """Follows one attempt. :attr:`ready` is set once all of it was seen."""
 
     def __init__(
-        self,
-        connection: Connection,
-        handle: Handle,
-        folder: RunFolder,
-        attempt: int,
-        plan: LaunchPlan,
+        self, connection: Connection, handle: Handle, folder: RunFolder, attempt: int, plan: LaunchPlan
     ) -> None:
+        self.ready = asyncio.Event()
         self._connection = connection
         self._handle = handle
         self._folder = folder
@@ -86,105 +119,162 @@ class Watch:
         self._at = folder.attempt(attempt)
         self._plan = plan
         self._woken = asyncio.Event()
-        self._restarts: list[Restart] = []
         self._updated = 0
-        self._failed_pods: dict[int, str] = {}
+        self._failing_since: float | None = None
         self._events: dict[tuple[str, ...], Event] = {}
-        self._replicas = {group.type: [[member.name for member in pod] for pod in group.pods] for group in groups(plan)}
+        self._pods: dict[str, tuple[dict[str, Any], Pod | None]] = {}
+        self._past: dict[str, Pod] = {}
+        self._restarts = Restarts(self._at)
+        self._waiting = Waiting(connection, handle, self._woken.set)
+        self._replicas: dict[str, list[list[str]]] = {}
+        for (kind, _), members in places(plan).items():
+            self._replicas.setdefault(kind, []).append([member.name for member in members])
+        self._wanted = sum(len(pods) for pods in self._replicas.values())
 
-    def _take(self, event: Event) -> None:
-        kind = str(event.event.get("e"))
-        self._events[event.pod, event.replica, kind, str(event.event.get("text", ""))] = event
-        self._woken.set()
+    async def states(self) -> AsyncGenerator[RunState, None]:
+        """Each new state, the last one recorded. Raises TargetUnavailable."""
+        handle, last = self._handle, None
+        selector = naming.selector(self._folder.run_id, self._attempt)
+        named = f"metadata.name={handle.name}"
+        workloads = Informer(self._connection, handle.api, handle.namespace, field=named, patience=PATIENT_SECONDS)
+        pods = Informer(self._connection, PODS, handle.namespace, selector, trim=trim, patience=PATIENT_SECONDS)
+        waker = _Waking(self._woken, workloads, pods)
+        place = self._folder.root, self._attempt
+        try:
+            async with workloads, pods, self._collecting(pods) as collector, self._waiting, waker as waking:
+                while True:
+                    waking.check()
+                    if workloads.synced and pods.synced:
+                        self.ready.set()
+                        found = await self._state(workloads, pods, collector)
+                        if last is None or found._replace(updated=last.updated) != last:
+                            last = _watched[place] = found
+                            yield found
+                        if found.finished:
+                            return
+                    await self._next(last)
+        finally:
+            _watched.pop(place, None)
+
+    async def _next(self, last: RunState | None) -> None:
+        """Until there is something new to be said."""
+        ticks = self._failing_since is not None or (last is not None and last.phase == phases.STOPPING)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), _TICK_SECONDS if ticks else None)
+        await asyncio.sleep(self._wanted * _PAUSE_PER_POD)
+        self._woken.clear()
 
     def _collecting(self, pods: Informer) -> Collector:
+        container = TFJOB_CONTAINER if self._handle.kind == "tfjob" else CONTAINER
         return Collector(
             self._connection,
             pods,
             self._folder,
             self._attempt,
-            lambda item: describe_pod(item, self._replicas),
+            lambda item: describe_pod(item, self._replicas, container),
             namespace=self._handle.namespace,
             on_event=self._take,
-            expected=sum(len(pods) for pods in self._replicas.values()),
+            expected=self._wanted,
             most=self._plan.max_log_bytes,
         )
 
-    async def states(self, stopped: Any) -> AsyncGenerator[RunState, None]:
-        """Each new state, the last one recorded. ``stopped()``: why the run was to end, empty where it was not."""
-        name = f"metadata.name={self._handle.name}"
-        selector = naming.selector(self._folder.run_id, self._attempt)
-        workloads = Informer(self._connection, JOB_SETS, self._handle.namespace, field=name, patience=PATIENT_SECONDS)
-        pods = Informer(self._connection, PODS, self._handle.namespace, selector, trim=trim, patience=PATIENT_SECONDS)
-        last: RunState | None = None
-        waker = _Waking(self._woken, workloads, pods)
-        async with workloads, pods, self._collecting(pods) as collector, waker as waking:
-            while True:
-                await self._woken.wait()
-                self._woken.clear()
-                waking.check()
-                if not (workloads.synced and pods.synced):
-                    continue
-                found = await self._state(workloads, pods, collector, stopped)
-                if last is None or found._replace(updated=last.updated) != last:
-                    self._updated += 1
-                    last = found._replace(updated=self._updated)
-                    if last.finished:
-                        await asyncio.to_thread(write_end, self._at, last)
-                    yield last
-                if found.finished:
-                    return
+    def _take(self, event: Event) -> None:
+        kept = {key: value for key, value in event.event.items() if len(str(value)) <= _LONGEST_FIELD}
+        name = event.pod, event.replica, str(kept.get("e")), str(kept.get("text", ""))
+        self._events[name] = event._replace(event=kept)
+        self._woken.set()
 
-    async def _state(self, workloads: Informer, informer: Informer, collector: Collector, stopped: Any) -> RunState:
+    async def _state(self, workloads: Informer, informer: Informer, collector: Collector) -> RunState:
         recorded = await asyncio.to_thread(read_end, self._at)
         if recorded is not None:
-            self._updated = max(self._updated, recorded.updated)
             return recorded
-        pods = [pod for item in informer.items.values() if (pod := pod_of(item)) is not None]
+        view = self._view(workloads, informer, collector)
+        found = self._from(view)
+        if not found.finished:
+            self._waiting.see(view.workload, list(current_pods(view).values()), self._wanted)
+            return found
+        recorded = await self._last_lines(collector)
+        if recorded is not None:
+            return recorded
+        blamed = await asyncio.to_thread(_blamed, found)
+        last = self._from(self._view(workloads, informer, collector)._replace(blamed=blamed))
+        return await asyncio.to_thread(write_end, self._at, last) if last.finished else last
+
+    def _from(self, view: View) -> RunState:
+        found = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view, time.time())
+        self._updated = max(self._updated + 1, round(time.time() * 1000))
+        return found._replace(updated=self._updated)
+
+    def _view(self, workloads: Informer, informer: Informer, collector: Collector) -> View:
         workload = workloads.items.get(self._handle.name)
-        if workload is None:
-            await self._settled(informer)
-            await collector.finish(_LINES_SECONDS)
-            return gone(self._folder, self._attempt, self._handle, self._plan, stopped=stopped())
-        self._note_restarts(workload, pods)
-        if end_of(workload)[0]:
-            pods = await self._settled(informer)
-            await collector.finish(_LINES_SECONDS)
-        trouble = workloads.trouble or informer.trouble
-        told, notes = told_by(self._events.values() if collector.collecting else recorded_events(self._at))
-        view = View(
+        pods = self._seen(informer)
+        self._restarts.see(workload, [*self._past.values(), *pods], self._waiting.queue)
+        events = self._events.values() if collector.collecting else recorded_events(self._at)
+        told, notes = told_by(events)
+        trouble = self._trouble(workloads.trouble or informer.trouble)
+        return View(
             workload,
             pods,
-            told,
-            (*notes, *([collector.trouble] if collector.trouble else [])),
-            trouble=f"the API server does not answer: {trouble}" if trouble else "",
-            restarts=tuple(self._restarts),
+            past=list(self._past.values()),
+            told=told,
+            # What is wrong with logs while nothing answers is no news.
+            notes=(*notes, collector.trouble) if collector.trouble and not trouble else notes,
+            gone=gone(self._handle),
+            stopped=read_stop(self._at),
+            queue=self._waiting.queue,
+            position=self._waiting.position,
+            hindrance=self._waiting.hindrance,
+            trouble=trouble,
+            restarts=self._restarts.all,
         )
-        state = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view)
-        why = stopped() if state.finished and state.phase != phases.SUCCEEDED else ""
-        return state._replace(phase=phases.CANCELLED, reason=why, first_failure="") if why else state
 
-    async def _settled(self, informer: Informer) -> list[Pod]:
-        """The pods once none of them runs any more; those that were deleted meanwhile as they were last seen."""
-        until = time.monotonic() + self._plan.stop_grace_seconds + _END_SECONDS
-        seen: dict[str, Pod] = {}
-        while True:
-            now = {pod.name: pod for item in informer.items.values() if (pod := pod_of(item)) is not None}
-            seen.update(now)
-            if all(pod.finished for pod in now.values()) or time.monotonic() > until:
-                return list(seen.values())
+    def _seen(self, informer: Informer) -> list[Pod]:
+        """The pods that are there; those that are not any more are remembered as they were last, as long as the group
+        has not been started again."""
+        before, self._pods = self._pods, {}
+        for name, item in informer.items.items():
+            known = before.pop(name, None)
+            self._pods[name] = known if known is not None and known[0] is item else (item, pod_of(item))
+        there = [pod for _, pod in self._pods.values() if pod is not None]
+        uids = {pod.uid for pod in there}
+        for _, pod in before.values():
+            if pod is not None and pod.uid not in uids:
+                self._past[pod.uid] = pod
+        newest = max((pod.restart for pod in (*there, *self._past.values())), default=0)
+        latest: dict[tuple[str, int], Pod] = {}
+        for pod in self._past.values():  # of several that were at one place, the latest
+            if pod.restart == newest and pod.uid not in uids:
+                known_pod = latest.get(pod.place)
+                latest[pod.place] = pod if known_pod is None or known_pod.created <= pod.created else known_pod
+        self._past = {pod.uid: pod for pod in latest.values()}
+        return there
+
+    def _trouble(self, text: str) -> str:
+        if not text:
+            self._failing_since = None
+            return ""
+        self._failing_since = self._failing_since or time.monotonic()
+        return f"the API server does not answer (for {time.monotonic() - self._failing_since:.0f} s)"
+
+    async def _last_lines(self, collector: Collector) -> RunState | None:
+        """The rest of the logs. Where another process collects them, it knows best how the run has ended: what it
+        records is then returned."""
+        until = time.monotonic() + _OTHERS_SECONDS
+        while not collector.collecting and not collector.trouble and time.monotonic() < until:
+            recorded = await asyncio.to_thread(read_end, self._at)
+            if recorded is not None:
+                return recorded
             await asyncio.sleep(_LOOK_SECONDS)
+        await collector.finish(_LINES_SECONDS)
+        return None
 
-    def _note_restarts(self, workload: Mapping[str, Any], pods: list[Pod]) -> None:
-        """What was started again, and why as far as it can be told."""
-        for pod in pods:
-            if pod.ended is not None and pod.ended.code and pod.restart not in self._failed_pods:
-                taken = "its pod was ended from outside" if pod.ended.code == TOLD_TO_END else ""
-                why = pod.disrupted or taken or pod.ended.reason or f"exit code {pod.ended.code}"
-                self._failed_pods[pod.restart] = f"{pod.type}-{pod.number}: {why}"
-        for number in range(len(self._restarts), restart_of(workload)):
-            reason = self._failed_pods.get(number, "a pod was lost")
-            self._restarts.append(Restart(number + 1, time.time(), reason, logs=self._at.restart(number + 1)))
+
+def _blamed(state: RunState) -> str:
+    """The failed replica that most likely was not ended by another one's failure, by what they have printed."""
+    failed = [item for item in state.replicas if item.phase == phases.FAILED]
+    failed = sorted(failed, key=lambda item: item.finished_at or 0.0)[:_MOST_BLAMED]
+    found: Any = culprit([cast("Any", _Failed(item.name, item.signal, _Printed(item.log))) for item in failed])
+    return "" if found is None else str(found.name)
 
 
 class _Waking:

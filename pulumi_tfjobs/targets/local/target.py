@@ -133,7 +133,8 @@ class LocalTarget(Target):
         except OSError:
             return "unknown"
 
-    def warnings(self, spec: JobSpec) -> tuple[str, ...]:
+    def warnings(self, spec: JobSpec, plan: LaunchPlan | None = None) -> tuple[str, ...]:
+        del plan
         return prospects.warnings(spec, gpus.driver_version()) if spec.use_gpu else ()
 
     async def prepare(self, environment: EnvironmentSpec, progress: Progress) -> str:
