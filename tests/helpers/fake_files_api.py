@@ -133,8 +133,9 @@ class FakeFilesApi:
             feeding.cancel()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            # First: who is cancelled here, when the server ends, does not come back from a wait.
             process._transport.close()  # type: ignore[attr-defined]
+            await process.wait()
             await asyncio.gather(feeding, return_exceptions=True)
             await socket.close()
         return socket
