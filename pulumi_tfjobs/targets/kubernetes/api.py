@@ -31,7 +31,6 @@ SECRETS = Api("", "v1", "secrets", "Secret")
 EVENTS = Api("", "v1", "events", "Event")
 NODES = Api("", "v1", "nodes", "Node")
 QUOTAS = Api("", "v1", "resourcequotas", "ResourceQuota")
-JOBS = Api("batch", "v1", "jobs", "Job")
 JOB_SETS = Api("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
 TF_JOBS = Api("kubeflow.org", "v1", "tfjobs", "TFJob")
 MPI_JOBS = Api("kubeflow.org", "v2beta1", "mpijobs", "MPIJob")  # of mpi-operator

@@ -17,7 +17,6 @@ from pulumi_tfjobs.targets.kubernetes.patching import merged
 
 ROOT = "/tfjobs"
 BOOT = f"{ROOT}/boot/tfjobs.pyz"
-RUN_JSON = f"{ROOT}/run/run.json"
 STORE = f"{ROOT}/store"
 WORK = f"{ROOT}/work"
 # Beyond a script's own time to end: for what it has started, and for its last lines.
