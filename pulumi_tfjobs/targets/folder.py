@@ -12,6 +12,8 @@
       attempts/<n>/
         plan.json         what is started (no secrets, no addresses)
         state.json        what the supervisor knows, replaced atomically
+        handle.json       where it is at a cluster, instead of a supervisor (targets/kubernetes/handle.py; beside it
+                          collector.json and restarts.json: what was collected, and started again)
         supervisor.lock   held (flock) as long as the supervisor lives
         supervisor.log    the supervisor's own log
         stop              present once somebody asked to stop the run; holds the reason

@@ -36,10 +36,17 @@ async def place(tmp_path: Path, rig_node: Cluster, namespace: str) -> AsyncItera
 class TestLifecycle(suite.Lifecycle): ...
 
 
+@pytest.fixture
+def two_gpus(rig_node: Cluster) -> Iterator[None]:
+    rig_node.set_gpus(2)
+    yield
+    rig_node.set_gpus(0)
+
+
 class TestLooking(suite.Looking):
+    @pytest.mark.usefixtures("two_gpus")
     async def test_headroom_while_a_run_has_all_slots(self, place: KubernetesPlace) -> None:  # type: ignore[override]
         """A cluster has no limit of slots, but so many GPUs."""
-        place.rig.set_gpus(2)
         folder = await place.launch(
             plan_of(MultiWorker(workers=2), use_gpu=True),
             "open('outputs/' + os.environ['TFJOBS_REPLICA_INDEX'], 'w').close()\n" + suite.FOR_EVER,

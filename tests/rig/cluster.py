@@ -9,8 +9,9 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import Self
@@ -161,8 +162,19 @@ class Cluster(Plane):
         self.api.close()
 
     def resume_apiserver(self) -> None:
-        """Starts it again, on the same port, and returns when it is ready."""
+        """Starts it again, on the same port, and returns when it is ready. The controllers begin anew: those that were
+        cut off look again only after a while, which is up to a minute and a half."""
         self.start_apiserver()
+        again: dict[str, Callable[[], None]] = {
+            "kube-controller-manager": self.start_controller_manager,
+            "kube-scheduler": self.start_scheduler,
+            **{name: partial(CONTROLLERS[name], self) for name in LEVEL},
+        }
+        for name in again:
+            self.processes.stop(name, signal.SIGKILL)
+        with ThreadPoolExecutor(len(again)) as pool:
+            for item in [pool.submit(start) for start in again.values()]:
+                item.result()
 
     # -- for tests
 

@@ -188,7 +188,7 @@ def _hook(cluster: Cluster, name: str, port: int, wanted: Callable[[str, dict[st
             if wanted(path, hook):
                 hook["clientConfig"] = {"url": f"https://127.0.0.1:{port}{path}", "caBundle": bundle}
                 hooks.append(hook)
-        cluster.api.create({**item, "webhooks": hooks})
+        cluster.api.apply({**item, "webhooks": hooks})
 
 
 def _start(cluster: Cluster, name: str, arguments: list[str], health: int) -> None:

@@ -12,7 +12,7 @@ from pulumi_tfjobs.errors import TargetUnavailable
 from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.base import Recalled
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.kubernetes import naming
+from pulumi_tfjobs.targets.kubernetes import naming, runfile
 from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, JOB_SETS, MPI_JOBS, MPI_JOBS_V1, SECRETS, TF_JOBS, Api
 from pulumi_tfjobs.targets.kubernetes.failures import Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, read_handle, read_plan, write_handle
@@ -73,8 +73,8 @@ async def plan_of(connection: Connection, found: Found, at: AttemptFolder) -> La
     handle = found.handle
     config = await connection.get(CONFIG_MAPS, handle.namespace, handle.name)
     try:
-        return launch_plan_from_json(json.loads((config or {})["data"]["run.json"])["plan"])
-    except (KeyError, TypeError, ValueError):
+        return launch_plan_from_json(runfile.read(config or {})["plan"])
+    except (KeyError, TypeError, ValueError, OSError):
         raise TargetUnavailable(
             f"{handle.api.kind} {handle.name} was launched from another machine, and its ConfigMap {handle.name} is "
             f"gone or damaged in {handle.namespace}, so that nothing can be told of it. To fix: delete it, or ask there"

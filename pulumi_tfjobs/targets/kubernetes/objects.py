@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.targets.kubernetes import naming
+from pulumi_tfjobs.targets.kubernetes import naming, runfile
 from pulumi_tfjobs.targets.kubernetes.members import PORT, Group, groups
 from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
 from pulumi_tfjobs.targets.kubernetes.patching import merged
@@ -60,24 +59,21 @@ class Request:
         return naming.object_name(self.run_id, self.attempt)
 
 
-def run_json(request: Request, hosts: Mapping[str, list[str]]) -> str:
+def run_of(request: Request, hosts: Mapping[str, list[str]]) -> dict[str, Any]:
     """The run's configuration, as the bootstrap reads it; no secrets. ``hosts``: replica type → host of each pod."""
-    return json.dumps(
-        {
-            "v": 1,
-            "runId": request.run_id,
-            "attempt": request.attempt,
-            "plan": request.plan.to_json(),
-            "hosts": hosts,
-            "source": vars(request.source),
-            "storage": request.options.storage is not None,
-            "requirements": list(request.requirements),
-            "secrets": sorted(request.secrets),
-            "resume": request.plan.resume_from,
-            "tellMetrics": request.tell_metrics,
-        },
-        sort_keys=True,
-    )
+    return {
+        "v": 1,
+        "runId": request.run_id,
+        "attempt": request.attempt,
+        "plan": request.plan.to_json(),
+        "hosts": hosts,
+        "source": vars(request.source),
+        "storage": request.options.storage is not None,
+        "requirements": list(request.requirements),
+        "secrets": sorted(request.secrets),
+        "resume": request.plan.resume_from,
+        "tellMetrics": request.tell_metrics,
+    }
 
 
 def config_map(request: Request, hosts: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -86,7 +82,7 @@ def config_map(request: Request, hosts: Mapping[str, list[str]]) -> dict[str, An
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": request.name, "labels": dict(request.labels)},
-        "data": {"run.json": run_json(request, hosts)},
+        **runfile.written(run_of(request, hosts)),
     }
 
 

@@ -28,6 +28,7 @@ from pulumi_tfjobs.targets.kubernetes.boot.network import (
 from pulumi_tfjobs.targets.kubernetes.boot.output import Metrics, Output, masker_of
 from pulumi_tfjobs.targets.kubernetes.boot.replicas import Replica, Replicas
 from pulumi_tfjobs.targets.kubernetes.members import PORT, RENDEZVOUS_PORT, deciding, groups
+from pulumi_tfjobs.targets.kubernetes.runfile import read_folder
 
 ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
 NO_START = 3
@@ -51,8 +52,7 @@ def main() -> int:
 
 
 def _main(output: Output) -> int:
-    with open(os.path.join(ROOT, "run", "run.json"), encoding="utf-8") as stream:
-        run = json.load(stream)
+    run = read_folder(os.path.join(ROOT, "run"))
     try:
         pod = Pod(run, output)
         pod.make_ready()

@@ -22,6 +22,7 @@ _MODULES = (
     "targets/kubernetes/boot/replicas.py",
     "targets/kubernetes/boot/software.py",
     "targets/kubernetes/members.py",
+    "targets/kubernetes/runfile.py",
     "targets/local/masking.py",
     "targets/local/rendezvous.py",
 )
