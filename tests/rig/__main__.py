@@ -101,7 +101,9 @@ def _status(cluster: Cluster) -> None:
 
 
 def _export(cluster: Cluster) -> str:
-    return f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}"
+    """Variables for a shell: the kubeconfig, and a kubectl behind those that are on PATH already."""
+    folder = Path(cluster.programs.go("kubectl")).parent
+    return f'export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}\nexport PATH="$PATH":{shlex.quote(str(folder))}'
 
 
 def _say(text: str) -> None:

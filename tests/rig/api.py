@@ -59,20 +59,35 @@ class Api:
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content} if data is not None else {}
+        used = self._is_connected()
         try:
-            connection = self._connection()
-            connection.request(method, path, data, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._forget()
-            raise OSError(f"{method} {path}: {error}") from error
+            answer, text = self._ask(method, path, data, headers)
+        except (ConnectionError, ssl.SSLError) as error:
+            # A connection that lay idle ends when the server was started again in between; a new one tells.
+            if not used:
+                raise OSError(f"{method} {path}: {error}") from error
+            answer, text = self._ask(method, path, data, headers)
         if answer.status < 300:
             return text
         with contextlib.suppress(ValueError):
             status = json.loads(text)
             raise ApiError(answer.status, status.get("reason", ""), status.get("message", ""))
         raise ApiError(answer.status, answer.reason, text.decode("utf-8", "replace")[:300])
+
+    def _ask(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        try:
+            connection = self._connection()
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            return answer, answer.read()
+        except OSError:
+            self._forget()
+            raise
+        except http.client.HTTPException as error:
+            self._forget()
+            raise OSError(f"{method} {path}: {error}") from error
 
     def get(self, path: str, **query: str) -> Object:
         """The object or list at a path; raises ApiError where there is none."""
@@ -171,6 +186,10 @@ class Api:
             self._local.connection = found
             self._all.append(found)
         return found
+
+    def _is_connected(self) -> bool:
+        found = getattr(self._local, "connection", None)
+        return found is not None and found.sock is not None
 
     def close(self) -> None:
         """Hangs up, for every thread."""

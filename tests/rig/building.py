@@ -54,7 +54,12 @@ MODULES = (
     _Module("tools", {"certs": "./certs", "pause": "./pause"}),
     _Module(
         "core",
-        {"kubernetes": "./kubernetes", "jobset": "sigs.k8s.io/jobset", "kwok": "sigs.k8s.io/kwok/cmd/kwok"},
+        {
+            "kubernetes": "./kubernetes",
+            "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+            "jobset": "sigs.k8s.io/jobset",
+            "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+        },
         _VERSION_FLAGS,
     ),
     _Module(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -283,12 +282,10 @@ class Cluster(Plane):
         """kubectl with this cluster's kubeconfig; its output.
 
         Raises:
-            RigError: It failed, or there is none on this machine.
+            RigError: It failed.
         """
-        if not shutil.which("kubectl"):
-            raise RigError("kubectl is not on PATH: https://kubernetes.io/docs/tasks/tools/")
         done = subprocess.run(
-            ["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
+            [self.programs.go("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
             input=stdin,
             capture_output=True,
             text=True,

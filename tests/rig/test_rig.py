@@ -158,7 +158,11 @@ def test_kubeflows_operators_run_their_jobs(rig: Cluster, namespace: str, gpu_no
         "metadata": {"name": "tensorflow", "namespace": namespace},
         "spec": {"tfReplicaSpecs": {"Worker": {"replicas": 2, "template": {**annotated, "spec": tensorflow}}}},
     }
-    launcher = {"containers": [{"name": "launcher", "image": "none", "command": ["mpirun"]}]}
+    # It wants no GPU, so only its selector keeps it from the real node, where one may be by now.
+    launcher = {
+        "nodeSelector": {"tfjobs.test/node": "simulated"},
+        "containers": [{"name": "launcher", "image": "none", "command": ["mpirun"]}],
+    }
     mpijob = {
         "apiVersion": "kubeflow.org/v2beta1",
         "kind": "MPIJob",
