@@ -7,9 +7,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.helpers import fake_target
 from tests.helpers.processes import end_all, wait_until_gone
@@ -20,6 +22,23 @@ LEFTOVER_SECONDS = 15.0
 settings.register_profile("ci", derandomize=True, deadline=None)  # a busy machine is no failure
 settings.register_profile("here", print_blob=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+# Tests that share the one private Kubernetes of a session, and look at what is left of it on this machine.
+CLUSTER = ("tests/conformance/test_kubernetes.py", "tests/kubernetes/", "tests/rig/")
+
+
+class ByModule(LoadScopeScheduling):
+    """Where tests run side by side, a module's stay together, and all of the cluster's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::", 1)[0]
+        return "cluster" if module.startswith(CLUSTER) else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    """pytest-xdist's hook."""
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
