@@ -4,9 +4,10 @@ machines, other kinds of objects."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,9 @@ def items(rig: Cluster, namespace: str, kind: str) -> list[dict[str, Any]]:
     return rig.api.items(f"/api/v1/namespaces/{namespace}/{kind}")
 
 
-async def test_a_launch_that_is_cut_off_anywhere(
-    rig: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After its first change, its second, and so on: the next launch goes on, and in the end all is there, once."""
-    place = simulated(rig, namespace, tmp_path)
-    plan = plan_of(environment_variables={"TOKEN": ""}, secret_variables=frozenset({"TOKEN"}))
+@contextlib.contextmanager
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Call what this gives with a number: that many changes are made at the cluster, then the plugin is killed."""
     ask = Connection._ask  # type: ignore[attr-defined]  # all questions go through it
     left = 0
 
@@ -71,19 +69,33 @@ async def test_a_launch_that_is_cut_off_anywhere(
                 raise Struck
         return answer
 
-    monkeypatch.setattr(Connection, "_ask", counted)
+    def after(changes: int) -> None:
+        nonlocal left
+        left = changes
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "_ask", counted)
+        yield after
+
+
+async def test_a_launch_that_is_cut_off_anywhere(
+    rig: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its first change, its second, and so on: the next launch goes on, and in the end all is there, once."""
+    place = simulated(rig, namespace, tmp_path)
+    plan = plan_of(environment_variables={"TOKEN": ""}, secret_variables=frozenset({"TOKEN"}))
     cuts = 0
-    while True:
-        cuts += 1
-        left = cuts
-        try:
-            await place.launch(plan, "pass", SECRET)
-        except Struck:
-            assert cuts < 30
-            continue
-        break
+    with cut_off(monkeypatch) as after:
+        while True:
+            cuts += 1
+            after(cuts)
+            try:
+                await place.launch(plan, "pass", SECRET)
+            except Struck:
+                assert cuts < 30
+                continue
+            break
     assert cuts > 5
-    monkeypatch.undo()
     (workload,) = rig.api.items(JOB_SETS.format(namespace))
     owner = workload["metadata"]["uid"]
     config = {item["metadata"]["name"]: item for item in items(rig, namespace, "configmaps")}
@@ -98,6 +110,33 @@ async def test_a_launch_that_is_cut_off_anywhere(
     state = await place.target.stop(place.folder(plan.run_id), 1)
     assert state is not None
     assert state.phase == phases.CANCELLED
+
+
+@pytest.mark.parametrize("way", ["stop", "remove"])
+async def test_a_launch_that_is_cut_off_and_given_up_leaves_no_secret(
+    rig: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    place = simulated(rig, namespace, tmp_path)
+    cuts, secrets = 0, []
+    while True:
+        cuts += 1
+        plan = plan_of(name=f"cut-{cuts}", environment_variables={"TOKEN": ""}, secret_variables=frozenset({"TOKEN"}))
+        folder = place.folder(plan.run_id)
+        with cut_off(monkeypatch) as after, contextlib.suppress(Struck):
+            after(cuts)
+            await place.launch(plan, "pass", SECRET)
+        secrets += items(rig, namespace, "secrets")
+        if rig.api.items(JOB_SETS.format(namespace)):
+            break
+        if way == "stop":
+            assert await place.target.stop(folder, 1) is None
+        else:
+            await place.target.remove(folder)
+        assert items(rig, namespace, "secrets") == []
+        left = [item["metadata"]["name"] for item in items(rig, namespace, "configmaps")]
+        assert not [name for name in left if name.startswith("cut-")]
+    assert secrets, "of those that were cut off some had made it"
+    await place.target.stop(folder, 1)
 
 
 async def test_a_launch_that_the_cluster_refuses_leaves_nothing(

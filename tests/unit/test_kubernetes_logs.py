@@ -320,6 +320,19 @@ async def test_an_outage_after_the_end_costs_no_line(
         assert work.collector.trouble == ""
 
 
+async def test_a_pod_that_says_nothing_is_no_trouble(
+    server: KubeServer, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_QUIET_SECONDS", 0.1)
+    await put_pod(server, "a", kind="ps")
+    async with collecting(server, folder) as work:
+        # Its stream is opened again and again, since it may be dead.
+        await until(lambda: len(server.requests("/log")) > 2 * following._TROUBLE_AFTER_TRIES)
+        assert work.collector.trouble == ""
+        await server.log("a").print(at(1), "one")
+        await until(lambda: log_of(folder, "ps-0") == "one\n")
+
+
 async def test_logs_that_nobody_can_read_hold_nobody_up(server: KubeServer, folder: RunFolder) -> None:
     server.log("a").refuse = 500
     await put_pod(server, "a")

@@ -121,6 +121,16 @@ async def _patched(
             raise
 
 
+async def clear(connection: Connection, run_id: str, attempt: int | None = None) -> None:
+    """Take away what launches have left that were cut off before they made their workload: nothing owns it, so that it,
+    and the secrets in it, would stay for ever. Raises TargetUnavailable."""
+    for item in await connection.list(CONFIG_MAPS, connection.namespace, naming.selector(run_id, attempt)):
+        metadata = item["metadata"]
+        if not metadata.get("ownerReferences"):
+            for api in (SECRETS, CONFIG_MAPS):  # the one that is looked for is the last
+                await connection.delete(api, connection.namespace, metadata["name"], propagation="Background")
+
+
 async def recall(connection: Connection, run_id: str) -> Recalled | None:
     """What the cluster's objects tell of the run, whoever has launched it. Raises TargetUnavailable."""
     known: dict[int, Mapping[str, Any]] = {}

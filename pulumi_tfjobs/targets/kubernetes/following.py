@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import enum
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ _POLL_SECONDS = 10.0
 # A stream without a word for so long may be dead without our knowing; asking again costs little.
 _QUIET_SECONDS = 120.0
 _POLL_QUIET_SECONDS = 30.0
+# A stream that was open for so long, or until it was taken for dead, has worked, whether or not its pod has spoken.
+_WORKED_SECONDS = 5.0
 _LONGEST_PAUSE = 15.0
 # A pod that has ended is asked so often for the rest of its log, where that fails: for some minutes, or if the run has
 # ended, for some seconds.
@@ -138,6 +141,7 @@ class Follower:
         self._over_at = 0.0
         self._why = ""
         self._answered = False
+        self._worked = False
         self.task = asyncio.create_task(self._run())
 
     def see(self, source: Source) -> None:
@@ -176,7 +180,7 @@ class Follower:
             if over:
                 self._over_at = self._over_at or began
             end = await self._read(follow=follow)
-            if reader.mark != mark or end is _End.WHOLE:
+            if reader.mark != mark or end is _End.WHOLE or self._worked:
                 desk.unreadable.pop(self.source.pod, None)
                 backoff.reset()
             whole = over and end is _End.WHOLE
@@ -199,6 +203,7 @@ class Follower:
                 await asyncio.wait_for(self.woken.wait(), pause)
 
     async def _read(self, *, follow: bool) -> _End:
+        self._worked = False
         if self.replaced:
             return _End.MISSING
         source, reader = self.source, self._reader
@@ -211,6 +216,7 @@ class Follower:
         reader.begin()
         self._within = "" if not reader.mark.part else self._within
         quiet = _QUIET_SECONDS if follow else _POLL_QUIET_SECONDS
+        opened = math.inf
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if not source.first:
@@ -220,6 +226,7 @@ class Follower:
                         asked, path_of(PODS, asked.namespace, source.pod, "log"), query, quiet=quiet
                     )
                 )
+                opened = time.monotonic()
                 async for chunk in chunks:
                     if texts := reader.feed(chunk):
                         self._pass(texts)
@@ -232,6 +239,7 @@ class Follower:
             self._why, self._answered = str(error), isinstance(error, Later)
         except Gone:
             pass
+        self._worked = follow and time.monotonic() - opened >= min(quiet, _WORKED_SECONDS)
         return _End.CUT
 
     def _pass(self, texts: list[bytes]) -> None:

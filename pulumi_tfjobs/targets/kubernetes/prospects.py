@@ -6,6 +6,7 @@ Each answer is asked for in a thread, with an event loop of its own.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 # Of all together; a cluster's credentials may come from a program that asks somebody else.
 _SECONDS = 4.0
+# A cluster that has just been silent is not waited for again, by the other question and by other jobs.
+_SILENT_SECONDS = 10.0
+# By what leads to a cluster: when it was found silent.
+_silent: dict[tuple[str, ...], float] = {}
 
 T = TypeVar("T")
 
@@ -59,11 +64,17 @@ def _ask(options: Options, ask: Callable[[Connection], Awaitable[T]]) -> T:
         async with await Connection.open(options) as connection:
             return await ask(connection)
 
+    way = (options.kubeconfig, options.context, str(options.in_cluster))
+
     async def in_time() -> T:
         try:
             return await asyncio.wait_for(answer(), _SECONDS)
         except asyncio.TimeoutError:
-            raise TargetUnavailable(f"the cluster did not answer within {_SECONDS:.0f} s") from None
+            _silent[way] = time.monotonic()
+            raise silent from None
 
+    silent = TargetUnavailable(f"the cluster did not answer within {_SECONDS:g} s")
+    if time.monotonic() - _silent.get(way, -_SILENT_SECONDS) < _SILENT_SECONDS and not options.credentials:
+        raise silent
     with ThreadPoolExecutor(1, thread_name_prefix="tfjobs-cluster") as thread:
         return thread.submit(asyncio.run, in_time()).result()

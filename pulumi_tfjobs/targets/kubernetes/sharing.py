@@ -72,3 +72,31 @@ async def shared(
 def _seen(task: asyncio.Future[Any]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         task.exception()
+
+
+def in_daemon(call: Callable[[], T]) -> asyncio.Future[T]:
+    """What the call returns, from a thread that neither the end of the event loop nor that of the process waits for:
+    one that may take minutes, such as a login by a program that asks somebody."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    future.add_done_callback(_seen)  # nobody may be left who waits for it
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  told to who waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=work, daemon=True, name="tfjobs-login").start()
+    return future

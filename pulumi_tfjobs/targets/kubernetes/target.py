@@ -238,6 +238,11 @@ class KubernetesTarget(Target):
             return recorded
         async with await self._connect() as connection:
             found = await adopting.find(connection, at, folder.run_id)
+            if found is None and await asyncio.to_thread(os.path.isdir, at.root):
+                async with _alone(at.root):  # whoever launches it just now has done so then
+                    found = await adopting.find(connection, at, folder.run_id)
+                    if found is None:
+                        await adopting.clear(connection, folder.run_id, attempt)
             if found is None:
                 return None
             plan = await adopting.plan_of(connection, found, at)
@@ -301,6 +306,7 @@ class KubernetesTarget(Target):
             for api in await adopting.kinds(connection):
                 for item in await connection.list(api, connection.namespace, naming.selector(folder.run_id)):
                     await connection.delete(api, connection.namespace, item["metadata"]["name"])
+            await adopting.clear(connection, folder.run_id)
             if self.settings.storage is not None:
                 from pulumi_tfjobs.targets.kubernetes.storage import open_storage, remove_run
 

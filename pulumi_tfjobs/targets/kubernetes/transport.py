@@ -21,6 +21,7 @@ from pulumi_tfjobs.errors import TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes.credentials import Login, Source, log_in, source_of
 from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Later, refusal, status_of
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS, QUESTION_SECONDS, Patience, retry_after
+from pulumi_tfjobs.targets.kubernetes.sharing import in_daemon
 
 Query = Sequence[tuple[str, str]]
 
@@ -242,7 +243,7 @@ class Transport:
             if old is not None and time.monotonic() - old.since < _RENEW_AT_MOST_EVERY_SECONDS:
                 return False
             # Not cancelled with whoever waits: the thread goes on, and others wait for the same login.
-            login = await asyncio.shield(asyncio.to_thread(log_in, self._source))
+            login = await asyncio.shield(in_daemon(lambda: log_in(self._source)))
             self._session = _Session(login)
             if old is not None:
                 await old.retire()
