@@ -10,6 +10,7 @@ from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks, rpc
+from pulumi.runtime._callbacks import _CallbackServicer
 from pulumi.runtime.stack import wait_for_rpcs
 
 DEADLINE = 60.0
@@ -107,9 +108,13 @@ def run(cloud: Cloud, program: Callable[[], Any], *, preview: bool = False) -> A
         asyncio.get_running_loop().set_default_executor(threads)
         pulumi.runtime.settings.reset_options()
         pulumi.runtime.set_mocks(cloud, preview=preview)
-        output = pulumi.Output.from_input(program())
-        await wait_for_rpcs()
-        return await output.future()
+        try:
+            output = pulumi.Output.from_input(program())
+            await wait_for_rpcs()
+            return await output.future()
+        finally:
+            # A server for transforms that outlives its event loop fails when Python exits.
+            await _CallbackServicer.shutdown()
 
     with ThreadPoolExecutor(4, initializer=own_loop) as threads:
         try:

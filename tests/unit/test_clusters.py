@@ -10,6 +10,7 @@ from typing import Any
 
 import pulumi
 import pytest
+from pulumi.runtime._callbacks import _CallbackServicer
 
 import pulumi_tfjobs as tfjobs
 from pulumi_tfjobs.sdk.clusters import access
@@ -291,6 +292,7 @@ def test_the_engine_is_told_of_transforms(cloud: Cloud) -> None:
     addons(cloud, opts=lambda: pulumi.ResourceOptions(transforms=[lambda args: None]))
     component = cloud.registered["tfjobs:index:GpuAddons::gpu"]
     assert len(component.transforms) == 1
+    assert _CallbackServicer._servicers == [], "a server is left, which fails when Python exits"
 
 
 @pytest.mark.parametrize(
