@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs.targets.kubernetes.options import Options, check_options
+from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
 
 IMAGE = {"image": "example.org/train:1"}
 KUBECONFIG = "apiVersion: v1\nkind: Config\nusers: [{name: me, user: {token: s3cret-token}}]\n"
@@ -155,3 +156,35 @@ def test_the_image_of_a_patch_is_the_targets() -> None:
     found, problems = check_options({"podTemplatePatch": patch})
     assert problems == []
     assert Options.from_json(found).image == "patched:2"
+
+
+CLUSTERS = """
+apiVersion: v1
+kind: Config
+current-context: a
+clusters:
+- {name: one, cluster: {server: "https://one.example:6443"}}
+- {name: two, cluster: {server: "https://two.example:6443"}}
+contexts:
+- {name: a, context: {cluster: one, user: me}}
+- {name: b, context: {cluster: two, user: me}}
+users: [{name: me, user: {token: s3cret-token}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"kubeconfig": CLUSTERS}, ["https://one.example:6443", "a"]),
+        ({"kubeconfig": CLUSTERS, "context": "b"}, ["https://two.example:6443", "b"]),
+        ({"kubeconfig": KUBECONFIG, "context": "b"}, ["given", "b"]),
+        ({"kubeconfig": "- no\n- map\n"}, ["given"]),
+        ({"kubeconfig": "/home/me/config", "context": "b"}, ["/home/me/config", "b"]),
+        ({"inCluster": True}, ["its own"]),
+        ({}, ["default"]),
+    ],
+)
+def test_a_target_says_which_cluster_it_leads_to(options: dict[str, Any], named: list[str]) -> None:
+    given = {**IMAGE, **options, "namespace": "team"}
+    place = KubernetesTarget.from_options(given).place
+    assert place.split() == ["kubernetes", *" ".join(named).split(), "team"]

@@ -57,6 +57,25 @@ def source_of(options: Any) -> Source:
     )
 
 
+def place_of(source: Source) -> str:
+    """Where it leads to, in words, as far as that is known without reading a file. Never raises."""
+    if not source.content:
+        where = source.path or ("its own" if source.in_cluster else "default")
+        return f"{where} {source.context}"
+    import yaml
+
+    with contextlib.suppress(yaml.YAMLError, LookupError, TypeError, StopIteration):
+        found = yaml.safe_load(source.content)
+        name = source.context or str(found["current-context"])
+        context = _named(found["contexts"], name)["context"]
+        return f"{_named(found['clusters'], context['cluster'])['cluster']['server']} {name}"
+    return f"given {source.context}"
+
+
+def _named(items: Any, name: str) -> Any:
+    return next(item for item in items if item["name"] == name)
+
+
 def log_in(source: Source) -> Login:
     """Read the configuration, run the plugin that logs in if there is one. Blocks. Raises TargetUnavailable."""
     try:

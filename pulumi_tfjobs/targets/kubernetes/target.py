@@ -68,9 +68,9 @@ class KubernetesTarget(Target):
 
     @property
     def place(self) -> str:
-        options = self.settings
-        where = options.kubeconfig or ("its own" if options.in_cluster else "default")
-        return f"kubernetes {where} {options.context} {options.namespace}"
+        from pulumi_tfjobs.targets.kubernetes.credentials import place_of, source_of
+
+        return f"kubernetes {place_of(source_of(self.settings))} {self.settings.namespace}"
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
