@@ -27,6 +27,12 @@ from tests.rig.cluster import Cluster
 from tests.unit.jobs import plan_of
 
 WAIT_SECONDS = 30.0
+RUNS_AND_PODS = (
+    "/apis/jobset.x-k8s.io/v1alpha2/jobsets",
+    "/apis/kubeflow.org/v1/tfjobs",
+    "/apis/kubeflow.org/v2beta1/mpijobs",
+    "/api/v1/pods",
+)
 JOB_SETS_PATH = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/{}/jobsets"
 
 
@@ -79,8 +85,31 @@ class Team:
         self.rig.api.delete(f"{JOB_SETS_PATH.format(self.namespace)}/{body['metadata']['name']}")
 
 
+def without_others(rig: Cluster) -> None:
+    """Wait until the runs of earlier tests are gone: their namespaces are being deleted, and the team's node would suit
+    some of them. (A pod that is on another node may stay.)"""
+    end = time.monotonic() + WAIT_SECONDS
+    while True:
+        going = [
+            item["metadata"]["name"]
+            for item in rig.api.items("/api/v1/namespaces")
+            if item["metadata"].get("deletionTimestamp")
+        ]
+        paths = [path for path in RUNS_AND_PODS if rig.api.find(path) is not None]
+        left = [
+            f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+            for path in paths
+            for item in rig.api.items(path)
+            if item["metadata"]["namespace"] in going and not item["spec"].get("nodeName")
+        ]
+        if not left:
+            return
+        assert time.monotonic() < end, left
+
+
 @pytest.fixture
 def team(rig: Cluster) -> Iterator[Team]:
+    without_others(rig)
     with rig.namespace() as namespace, rig.add_gpu_nodes(1, labels={"team": namespace}):
         options = Options(
             image="train:1",

@@ -329,6 +329,13 @@ def due(room: Room) -> list[str]:
     return [key.split("/")[1] for key, turn in gang.turns(room).items() if turn.due]
 
 
+@pytest.mark.parametrize("item", [job_set("a", 1, 8), running(job_set("a", 1, 8))])
+def test_a_run_that_is_being_deleted_keeps_nobody_waiting(item: dict[str, Any]) -> None:
+    assert run_of(JOB_SETS, item) is not None
+    item["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    assert run_of(JOB_SETS, item) is None
+
+
 def test_a_run_that_was_let_in_counts_whole_before_it_has_pods() -> None:
     room = room_of(
         nodes_of(8, 8), grows=False, runs=runs_of(running(job_set("a", 2, 4)), job_set("b", 1, 8), job_set("c", 1, 8))

@@ -205,10 +205,10 @@ async def _read_runs(
 
 
 def run_of(api: Api, item: Mapping[str, Any]) -> Run | None:
-    """A workload of ours; None where it has ended, or is Kueue's to start."""
+    """A workload of ours; None where it has ended, is being deleted, or is Kueue's to start."""
     metadata = item["metadata"]
     annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
-    if _has_ended(item) or naming.RUN not in labels:
+    if _has_ended(item) or "deletionTimestamp" in metadata or naming.RUN not in labels:
         return None
     suspended = is_suspended(item)
     waiting = suspended and annotations.get(naming.GANG) == WAITING
