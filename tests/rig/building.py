@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from tests.rig.pruning import note_use, prune
 from tools.setup.errors import SetupError
 from tools.setup.gobuild import BUILD_ENVIRONMENT, BUILD_FLAGS, find_go, how_far
 from tools.setup.locks import exclusive, put, read_json, write_json
@@ -159,7 +160,7 @@ def built() -> Programs | None:
 def ensure(reporter: Reporter | None = None, children: Children | None = None) -> Programs:
     """Builds what is missing, minutes the first time, and says how far it is.
 
-    Two at once wait for each other. What an interrupted build had done stays.
+    Two at once wait for each other. What an interrupted build had done stays; what earlier versions have built goes.
 
     Args:
         reporter: Where lines go; default stdout.
@@ -168,10 +169,11 @@ def ensure(reporter: Reporter | None = None, children: Children | None = None) -
     Raises:
         SetupError: A build failed, or something that the build needs is not there.
     """
+    home = cache_root() / "rig" / key()
+    note_use(home)
     found = built()
     if found is not None:
         return found
-    home = cache_root() / "rig" / key()
     runner = Runner(STEP, reporter or Reporter(sys.stdout), children or Children(), cache_root() / "logs")
 
     def waiting(holder: str, seconds: float) -> None:
@@ -186,6 +188,8 @@ def ensure(reporter: Reporter | None = None, children: Children | None = None) -
             _copy_manifests(home, go)
             write_json(home / "installed.json", {"whole": True})
             runner.say(f"the programs of the test cluster are in {home}")
+            for old in prune(home):
+                runner.say(f"removed those of an earlier version ({old})")
     return Programs(home)
 
 
