@@ -56,7 +56,7 @@ def request_of(
         attempt=1,
         python="python3",
         source=Source("config", "5" * 64, 2, "6" * 64),
-        boot=naming.boot_name("b" * 64),
+        boot=b"what runs first",
         secrets=secrets or {},
         labels=naming.labels_of(plan.run_id, 1, plan.digest, plan.job, context),
         annotations=naming.annotations_of(plan.run_id, plan.slots, context, {"runId": plan.run_id}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from pulumi_tfjobs.targets.base import RunContext
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Kubeflow
 from pulumi_tfjobs.targets.kubernetes.members import PORT
-from pulumi_tfjobs.targets.kubernetes.objects import times
+from pulumi_tfjobs.targets.kubernetes.objects import BOOT, times
 from pulumi_tfjobs.targets.kubernetes.patching import merged
 from tests.unit.jobs import spec_of
 from tests.unit.kubernetes_requests import (
@@ -238,6 +239,18 @@ def test_volumes_are_where_they_are_said_to_be() -> None:
     assert mounts["/data"]["readOnly"] is True
     parts = sources["tfjobs-source"]["projected"]["sources"]
     assert [part["configMap"]["name"] for part in parts] == [f"tfjobs-source-{'5' * 12}-{number}" for number in (0, 1)]
+
+
+@pytest.mark.parametrize(("engine", "job"), CASES)
+def test_what_runs_first_goes_with_the_run(engine: str, job: str) -> None:
+    config, *_, workload = objects_of(JOBS[job], {"engine": engine})
+    spec = pod_of(workload)["spec"]
+    (volume,) = [item for item in spec["volumes"] if item["name"] == "tfjobs-boot"]
+    (mount,) = [item for item in container_of(workload)["volumeMounts"] if item["name"] == "tfjobs-boot"]
+    (item,) = volume["configMap"]["items"]
+    assert volume["configMap"]["name"] == config["metadata"]["name"] == workload["metadata"]["name"]
+    assert base64.b64decode(config["binaryData"][item["key"]]) == b"what runs first"
+    assert f"{mount['mountPath']}/{item['path']}" == BOOT
 
 
 @pytest.mark.parametrize(("engine", "job"), CASES)

@@ -25,7 +25,7 @@ def workload_of(options: Options, plan: LaunchPlan) -> dict[str, Any]:
         attempt=1,
         python=options.python,
         source=Source("image", digest=""),
-        boot="boot",
+        boot=b"",
     )
     return ENGINES[options.engine].objects(request)[-1]
 

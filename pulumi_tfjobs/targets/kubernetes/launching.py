@@ -52,7 +52,6 @@ async def launch(
     source: list[dict[str, Any]] = []
     if found is None:
         how, source = await _place_source(connection, options, at.source)
-        await _shared(connection, package.config_map())
         # Kueue starts what is in its queues; all else is let in once there is room for all of it.
         waiting = {} if options.queue else {naming.GANG: WAITING}
         request = Request(
@@ -62,7 +61,7 @@ async def launch(
             attempt=at.number,
             python=python,
             source=how,
-            boot=package.name(),
+            boot=package.pyz(),
             secrets=secrets,
             labels=naming.labels_of(plan.run_id, at.number, plan.digest, plan.job, context),
             annotations={

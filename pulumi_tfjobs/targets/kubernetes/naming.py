@@ -42,11 +42,6 @@ def source_name(digest: str, part: int) -> str:
     return f"tfjobs-source-{digest[:12]}-{part}"
 
 
-def boot_name(digest: str) -> str:
-    """The ConfigMap with what runs first in a pod."""
-    return f"tfjobs-boot-{digest[:12]}"
-
-
 def label(text: str) -> str:
     """The text as the value of a label."""
     return _NO_LABEL.sub("-", text)[:_LABEL_LENGTH].strip("-_.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming, runfile
+from pulumi_tfjobs.targets.kubernetes.boot.package import FILE as BOOT_FILE
 from pulumi_tfjobs.targets.kubernetes.members import PORT, Group, groups
 from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
 from pulumi_tfjobs.targets.kubernetes.patching import merged
 
 ROOT = "/tfjobs"
-BOOT = f"{ROOT}/boot/tfjobs.pyz"
+BOOT = f"{ROOT}/boot/{BOOT_FILE}"
 STORE = f"{ROOT}/store"
 WORK = f"{ROOT}/work"
 # Beyond a script's own time to end: for what it has started, and for its last lines.
@@ -38,7 +40,8 @@ class Source:
 @dataclass(frozen=True)
 class Request:
     """Everything that decides the objects of an attempt. ``secrets`` are environment variables; they go into a Secret
-    and nowhere else. ``requirements``: what the image is to have, to be looked at when a pod starts."""
+    and nowhere else. ``boot``: the file that pods run first. ``requirements``: what the image is to have, to be looked
+    at when a pod starts."""
 
     options: Options
     plan: LaunchPlan
@@ -46,7 +49,7 @@ class Request:
     attempt: int
     python: str
     source: Source
-    boot: str
+    boot: bytes = field(repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -77,12 +80,16 @@ def run_of(request: Request, hosts: Mapping[str, list[str]]) -> dict[str, Any]:
 
 
 def config_map(request: Request, hosts: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The ConfigMap with the run's configuration."""
+    """The ConfigMap with the run's configuration, and with what pods run first: whatever is installed here later, and
+    whoever else's run is removed, a pod that starts then finds the very same."""
+    configuration = runfile.written(run_of(request, hosts))
+    boot = {BOOT_FILE: base64.b64encode(request.boot).decode("ascii")}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": request.name, "labels": dict(request.labels)},
-        **runfile.written(run_of(request, hosts)),
+        **configuration,
+        "binaryData": {**configuration.get("binaryData", {}), **boot},
     }
 
 
@@ -199,7 +206,7 @@ def times(quantity: str, count: int) -> str:
 def _volumes(request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     options = request.options
     volumes: list[dict[str, Any]] = [
-        {"name": "tfjobs-boot", "configMap": {"name": request.boot}},
+        {"name": "tfjobs-boot", "configMap": {"name": request.name, "items": [{"key": BOOT_FILE, "path": BOOT_FILE}]}},
         {"name": "tfjobs-run", "configMap": {"name": request.name}},
         {"name": "tfjobs-work", "emptyDir": {}},
     ]

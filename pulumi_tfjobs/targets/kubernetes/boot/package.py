@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import zipfile
 from functools import cache
-from typing import Any
-
-from pulumi_tfjobs.targets.kubernetes import naming
 
 FILE = "tfjobs.pyz"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -51,27 +47,3 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
     archive.writestr(entry, content)
-
-
-@cache
-def digest() -> str:
-    """SHA-256 (hex) of :func:`pyz`."""
-    return hashlib.sha256(pyz()).hexdigest()
-
-
-def name() -> str:
-    """The name of its ConfigMap."""
-    return naming.boot_name(digest())
-
-
-def config_map() -> dict[str, Any]:
-    """The ConfigMap with it, common to all runs of a namespace."""
-    import base64
-
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name(), "labels": dict(naming.MANAGED)},
-        "immutable": True,
-        "binaryData": {FILE: base64.b64encode(pyz()).decode("ascii")},
-    }
