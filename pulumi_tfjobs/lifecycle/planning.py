@@ -174,8 +174,11 @@ async def _look(target: Target, store: RunStore, run: Run) -> RunState | None:
     return await target.look(store.folder(run.run_id), run.attempts) if run.attempts else None
 
 
-async def check_resume(spec: JobSpec, store: RunStore, target: Target) -> None:
-    """Raise InvalidInputs where there is nothing to resume from; TargetUnavailable, StoreError."""
+async def check_resume(spec: JobSpec, store: RunStore, target: Target, *, only_look: bool = False) -> str:
+    """Raise InvalidInputs where there is nothing to resume from; TargetUnavailable, StoreError.
+
+    ``only_look``: for a preview, which starts nothing to find out. A note then, where that would be needed; else empty.
+    """
     run_id = spec.resume_from
     found = ""
     if await asyncio.to_thread(store.get, run_id) is None:
@@ -183,7 +186,14 @@ async def check_resume(spec: JobSpec, store: RunStore, target: Target) -> None:
     else:
         folder = store.folder(run_id)
         try:
-            if not await target.has_checkpoints(folder):
+            ask = target.look_for_checkpoints if only_look else target.has_checkpoints
+            there = await ask(folder)
+            if there is None:
+                return (
+                    f"whether {run_id} has checkpoints is seen before the run starts: its storage is reached through a "
+                    "pod, and a preview starts none"
+                )
+            if not there:
                 found = f"{run_id} has no checkpoints ({folder.checkpoints} is empty)"
         except OSError as error:
             found = f"the checkpoints of {run_id} cannot be read ({error.strerror})"
@@ -198,3 +208,4 @@ async def check_resume(spec: JobSpec, store: RunStore, target: Target) -> None:
                 )
             ]
         )
+    return ""

@@ -49,7 +49,8 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
         notes.append(f"starts from the checkpoints of {spec.resume_from}, which this update trains first")
     elif decision.klass == "resume":
         try:
-            await check_resume(spec, store, target)
+            note = await check_resume(spec, store, target, only_look=True)
+            notes += [note] if note else []
         except (StoreError, TargetUnavailable) as error:
             if not notes:
                 notes.append(f"whether {spec.resume_from} has checkpoints could not be read: {error}")

@@ -212,8 +212,13 @@ class Target(ABC):
         return ()
 
     async def has_checkpoints(self, folder: RunFolder) -> bool:
-        """Whether the run has left checkpoints. Changes nothing. Raises TargetUnavailable, OSError."""
+        """Whether the run has left checkpoints. Raises TargetUnavailable, OSError."""
         return bool(await asyncio.to_thread(os.listdir, folder.checkpoints))
+
+    async def look_for_checkpoints(self, folder: RunFolder) -> bool | None:
+        """As :meth:`has_checkpoints`, for a preview, which changes nothing: None where something would have to be
+        started to find out."""
+        return await self.has_checkpoints(folder)
 
     async def take_checkpoints(self, folder: RunFolder, origin: RunFolder) -> None:
         """Let the run begin with a copy of the checkpoints of ``origin``. What an attempt has kept is left as it is.

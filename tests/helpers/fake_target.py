@@ -34,8 +34,8 @@ class World:
 
     ``on_launch`` gives the state that a launch ends with (default: running). ``prepare_error``, ``launch_error`` are
     raised there; ``prepare_gate`` and ``launch_gate`` hold those steps until set. ``unavailable``: no question is
-    answered, and ``refused`` is set once one was asked. ``on_stop`` gives the state that a stop ends with (default:
-    cancelled).
+    answered, and ``refused`` is set once one was asked. ``sees_checkpoints``: a preview can look for them. ``on_stop``
+    gives the state that a stop ends with (default: cancelled).
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class World:
         self.unavailable = False
         self.refused = asyncio.Event()
         self.slots: int | None = 8
+        self.sees_checkpoints = True
         self._changed = asyncio.Condition()
         self.watchers = 0
 
@@ -157,6 +158,9 @@ class FakeTarget(Target):
 
     async def look(self, folder: RunFolder, attempt: int) -> RunState | None:
         return await self.state(folder, attempt)
+
+    async def look_for_checkpoints(self, folder: RunFolder) -> bool | None:
+        return await self.has_checkpoints(folder) if world.sees_checkpoints else None
 
     async def watch(self, folder: RunFolder, attempt: int) -> AsyncIterator[RunState]:
         last = None

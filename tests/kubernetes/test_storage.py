@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ from pulumi_tfjobs.targets.kubernetes.storage import (
     place_source,
     remove_run,
 )
+from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
 from tests.rig.cluster import Cluster
 
 RUN = "digits-0123456789ab"
@@ -149,6 +151,26 @@ async def test_there_and_back(
         await remove_run(storage, RUN)
     assert os.listdir(root / "runs") == []
     await gone(connection)
+
+
+async def test_a_preview_starts_no_pod_to_look_for_checkpoints(
+    rig_node: Cluster, connection: Connection, options: Options, here: RunFolder
+) -> None:
+    target = KubernetesTarget(options)
+
+    def pods_ever() -> set[str]:
+        path = f"/api/v1/namespaces/{connection.namespace}/events"
+        return {
+            item["involvedObject"]["name"] for item in rig_node.api.items(path, fieldSelector="involvedObject.kind=Pod")
+        }
+
+    assert await target.look_for_checkpoints(here) is None
+    assert await KubernetesTarget(replace(options, storage=None)).look_for_checkpoints(here) is False
+    assert pods_ever() == set()
+    assert await target.has_checkpoints(here) is False
+    assert len(pods_ever()) == 1, "an update looks through a pod"
+    Path(here.checkpoints, "ckpt-1").write_text("brought here")
+    assert await target.look_for_checkpoints(here) is True
 
 
 async def test_a_pod_that_is_killed_under_way_is_replaced(

@@ -552,6 +552,17 @@ async def test_a_run_that_the_same_update_trains_first_can_be_resumed_from(job: 
     assert any(run_id in note for note in said.notes)
 
 
+async def test_a_preview_that_cannot_look_without_starting_something_says_so(job: Job, world: World) -> None:
+    world.sees_checkpoints = False
+    origin = await kept(job)
+    spec = job.check(rerun="longer", resumeFrom=origin)
+    said = await described(spec)
+    assert said.klass == "resume"
+    assert f"whether {origin} has checkpoints is seen before the run starts" in "\n".join(said.notes)
+    with pytest.raises(InvalidInputs, match="has no checkpoints"):
+        await job.ensure(spec)
+
+
 @pytest.mark.parametrize("state", ["no such run", "nothing kept", "folder gone"])
 async def test_a_run_that_cannot_be_resumed_from_is_said_before_anything_starts(
     job: Job, world: World, state: str, home: Path

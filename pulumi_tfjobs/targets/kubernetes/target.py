@@ -295,6 +295,13 @@ class KubernetesTarget(Target):
             async with storage:
                 return await has_checkpoints(storage, folder.run_id)
 
+    async def look_for_checkpoints(self, folder: RunFolder) -> bool | None:
+        """None where only a pod reaches the storage, and nothing was brought here (``collect="all"``)."""
+        storage = self.settings.storage
+        if storage is None or storage.url:
+            return await self.has_checkpoints(folder)
+        return True if await super().has_checkpoints(folder) else None
+
     async def take_checkpoints(self, folder: RunFolder, origin: RunFolder) -> None:
         """Nothing here: the pod of rank 0 does it, at the storage."""
         del folder, origin
