@@ -23,6 +23,7 @@ class Cloud(pulumi.runtime.Mocks):
 
     def __init__(self) -> None:
         self.registered: dict[str, mocks.MockResourceArgs] = {}
+        self.dependencies: dict[str, set[str]] = {}
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         key = f"{args.typ}::{args.name}"
@@ -58,6 +59,11 @@ class Cloud(pulumi.runtime.Mocks):
 
     # What is asked of the record
 
+    def needs(self, name: str) -> set[str]:
+        """Names of the resources that must be there before that one: the engine makes it after them, and deletes it
+        before them."""
+        return self.dependencies[name]
+
     def named(self, name: str) -> mocks.MockResourceArgs:
         """The one resource of a name that is no component."""
         (found,) = [item for item in self.registered.values() if item.name == name and item.custom]
@@ -75,6 +81,17 @@ class Cloud(pulumi.runtime.Mocks):
         """The objects of Kubernetes, as they would be applied, in the order of registration."""
         found = [plain(item.inputs) for item in self.registered.values() if item.typ.startswith("kubernetes:")]
         return [item for item in found if "metadata" in item]
+
+
+class _Monitor(mocks.MockMonitor):
+    """Also keeps what depends on what, which the mocks are not told."""
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the protocol's name
+        assert isinstance(self.mocks, Cloud)
+        self.mocks.dependencies.setdefault(request.name, set()).update(
+            urn.rpartition("::")[2] for urn in request.dependencies
+        )
+        return super().RegisterResource(request)
 
 
 def plain(value: Any) -> Any:
@@ -107,7 +124,7 @@ def run(cloud: Cloud, program: Callable[[], Any], *, preview: bool = False) -> A
     async def whole() -> Any:
         asyncio.get_running_loop().set_default_executor(threads)
         pulumi.runtime.settings.reset_options()
-        pulumi.runtime.set_mocks(cloud, preview=preview)
+        pulumi.runtime.set_mocks(cloud, preview=preview, monitor=_Monitor(cloud))
         try:
             output = pulumi.Output.from_input(program())
             await wait_for_rpcs()

@@ -221,6 +221,37 @@ def test_a_job_on_the_target_waits_for_what_it_needs_and_keeps_the_secret(cloud:
     assert secret(provider.inputs["kubeconfig"])
 
 
+@pytest.mark.parametrize(
+    ("args", "needed"),
+    [
+        ({}, {"gpu-jobset", "gpu-kueue"}),
+        ({"kubeflow": tfjobs.Kubeflow(training_operator=True)}, {"gpu-jobset", "gpu-kueue", "gpu-training-operator"}),
+        ({"kubeflow": {"mpiOperator": True}, "jobset": False}, {"gpu-kueue", "gpu-mpi-operator"}),
+        ({"namespaces": [tfjobs.JobNamespace("there", create=False)], "kueue": False}, {"gpu-jobset"}),
+    ],
+)
+def test_a_job_waits_for_all_controllers_and_goes_before_them(
+    cloud: Cloud, args: dict[str, Any], needed: set[str]
+) -> None:
+    """Without a queue too: Kueue's webhook is asked about every JobSet as soon as it is registered."""
+
+    def program() -> Any:
+        made = tfjobs.GpuAddons("gpu", **args)
+        tfjobs.TensorFlow("job", source_directory="s", entry_script="t", compute_target=made.target)
+
+    run(cloud, program)
+    installed = set(cloud.of("ConfigFile")) | set(cloud.of("Directory"))
+    assert installed == needed
+    assert needed <= cloud.needs("job")
+
+
+def test_what_is_installed_is_waited_for(cloud: Cloud) -> None:
+    """pulumi-kubernetes waits for Deployments and for Services to have endpoints, unless it is told not to."""
+    addons(cloud, kubeflow={"trainingOperator": True})
+    for inputs in (*cloud.of("ConfigFile").values(), *cloud.of("Directory").values()):
+        assert not inputs.get("skipAwait")
+
+
 def test_before_the_first_deployment_a_preview_does_not_ask_an_unprepared_cluster(
     cloud: Cloud, monkeypatch: Any
 ) -> None:

@@ -120,7 +120,7 @@ class GpuAddons(pulumi.ComponentResource):
         self._deleted_with = opts.deleted_with if opts is not None else None
         self._provider = self._own_provider(opts)
         versions = self._install()
-        self._ready: dict[str, list[pulumi.CustomResource]] = {}
+        self._ready: dict[str, list[pulumi.Resource]] = {}
         self._prepare()
         self._queues()
         self.targets = {item.name: self.target_for(item.name) for item in read.namespaces}
@@ -232,7 +232,9 @@ class GpuAddons(pulumi.ComponentResource):
 
     def _prepare(self) -> None:
         read, found = self._read, access.permissions()
-        bindings: list[pulumi.CustomResource] = []
+        # Without them a job is refused, or worse: their webhooks, once registered, let nothing pass until they serve.
+        controllers = [*self._engines, *self._kueue]
+        bindings: list[pulumi.Resource] = []
         if access.rules(found, cluster_wide=True):
             # Its name is the component's: two components in one cluster must not take it from each other.
             name = f"{access.SUBMITTER}-{self._name}"
@@ -241,10 +243,11 @@ class GpuAddons(pulumi.ComponentResource):
         for item in read.namespaces:
             made = [self._object(f"{item.name}-namespace", access.namespace(item))] if item.create else []
             storage = item.storage or read.storage
-            ready: list[pulumi.CustomResource] = [
+            ready: list[pulumi.Resource] = [
                 *made,
+                *controllers,
                 *bindings,
-                self._object(f"{item.name}-account", access.job_account(item), *made, *self._engines),
+                self._object(f"{item.name}-account", access.job_account(item), *made),
                 self._object(f"{item.name}-submitter-account", access.submitter_account(item.name), *made),
                 self._object(f"{item.name}-submitter", access.role(item.name, found), *made),
                 self._object(f"{item.name}-submitters", access.role_binding(item), *made),
@@ -263,7 +266,7 @@ class GpuAddons(pulumi.ComponentResource):
         flavors = {
             item.name: self._object(f"{item.name}-flavor", kueue.flavor(item), *self._kueue) for item in read.flavors
         }
-        priorities: list[pulumi.CustomResource] = [
+        priorities: list[pulumi.Resource] = [
             self._object(f"{item.name}-workload-priority", kueue.workload_priority(item), *self._kueue)
             for item in read.workload_priorities
         ]

@@ -51,6 +51,10 @@ def kubernetes() -> Any:
     return pulumi_kubernetes
 
 
-def after(resources: Sequence[pulumi.CustomResource], value: Any) -> pulumi.Output[Any]:
-    """The value, known once the resources are there: what uses it is made after them and deleted before."""
-    return pulumi.Output.all(value, *(resource.id for resource in resources)).apply(lambda found: found[0])
+def after(resources: Sequence[pulumi.Resource], value: Any) -> pulumi.Output[Any]:
+    """The value, known once the resources are there: what uses it is made after them and deleted before.
+
+    A component has no id; its URN comes when all that is inside is there (of ConfigFile: has been waited for).
+    """
+    there = (item.id if isinstance(item, pulumi.CustomResource) else item.urn for item in resources)
+    return pulumi.Output.all(value, *there).apply(lambda found: found[0])
