@@ -22,6 +22,7 @@ from pulumi_tfjobs.sdk.clusters.args import (
     SharedStorage,
     WorkloadPriority,
 )
+from pulumi_tfjobs.sdk.clusters.names import label
 from pulumi_tfjobs.sdk.clusters.objects import KubernetesObject, after, kubernetes
 from pulumi_tfjobs.sdk.clusters.taking import Taking
 from pulumi_tfjobs.sdk.types import KubernetesTarget, Storage
@@ -237,7 +238,7 @@ class GpuAddons(pulumi.ComponentResource):
         bindings: list[pulumi.Resource] = []
         if access.rules(found, cluster_wide=True):
             # Its name is the component's: two components in one cluster must not take it from each other.
-            name = f"{access.SUBMITTER}-{self._name}"
+            name = f"{access.SUBMITTER}-{label(self._name, 63)}"
             self._object("submitter", access.cluster_role(name, found))
             bindings.append(self._object("submitters", access.cluster_role_binding(name, read.namespaces)))
         for item in read.namespaces:

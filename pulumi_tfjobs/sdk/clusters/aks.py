@@ -27,8 +27,10 @@ from pulumi_tfjobs.sdk.clusters.aks_base import (
     NETWORK_CONTRIBUTOR,
     STORAGE_BLOB_DATA_CONTRIBUTOR,
     Surroundings,
+    check_names,
 )
 from pulumi_tfjobs.sdk.clusters.args import JobNamespace
+from pulumi_tfjobs.sdk.clusters.names import AZURE_LENGTH, label
 from pulumi_tfjobs.sdk.clusters.objects import KubernetesObject, kubernetes
 from pulumi_tfjobs.sdk.clusters.taking import Taking
 from pulumi_tfjobs.sdk.types import KubernetesTarget
@@ -66,6 +68,7 @@ class _Read:
                 )
         aks_pools.check(taking, self.pools, self.system)
         aks_storage.check(taking, self.storage)
+        check_names(taking, self.plain["resource_group_name"], self.plain["cluster_name"])
         if not taking.problems:
             self._complete()
             check_addons({**self.addons, "namespaces": self.namespaces}, taking)
@@ -125,9 +128,10 @@ class AksGpuCluster(pulumi.ComponentResource):
         """
         read = _Read(args)
         super().__init__(AKS_GPU_CLUSTER, resource_name, {}, opts)
-        self._name, self._read = resource_name, read
+        self._given_name, self._read = resource_name, read
+        self._name = label(resource_name, AZURE_LENGTH)
         plain = read.plain
-        base = Surroundings(self, resource_name, plain["resource_group_name"], plain["location"], plain["tags"])
+        base = Surroundings(self, self._name, plain["resource_group_name"], plain["location"], plain["tags"])
         self._base = base
         subnet = base.subnet(read.network)
         workspace = base.workspace(read.logs)
@@ -290,7 +294,7 @@ class AksGpuCluster(pulumi.ComponentResource):
         self.addons = None
         if not read.with_addons:
             self.target = KubernetesTarget(
-                name=self._name, kubeconfig=self.kubeconfig, tolerations=read.addons["tolerations"]
+                name=self._given_name, kubeconfig=self.kubeconfig, tolerations=read.addons["tolerations"]
             )
             self.targets = {}
             return
@@ -306,7 +310,7 @@ class AksGpuCluster(pulumi.ComponentResource):
             "target": replace(target, pod_labels=labels),
         }
         self.addons = GpuAddons(
-            self._name,
+            self._given_name,
             # What is in the cluster goes with it.
             opts=self._base.child(provider=self._provider, deleted_with=self.cluster),
             **given,

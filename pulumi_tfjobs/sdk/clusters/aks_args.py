@@ -164,7 +164,8 @@ class AksGpuClusterArgs(GpuAddonsArgs, total=False):
     Args:
         location: Azure region. Default: the provider's.
         resource_group_name: A resource group that is there. Default: one is made.
-        cluster_name: Of the AKS cluster. Default: the resource's name and some digits.
+        cluster_name: Of the AKS cluster. Default: the resource's name and some digits. A resource's name that Azure
+            does not take, or longer than 20, is shortened to what it takes, here and in all other names.
         pools: Node pools for jobs (at least one). Required.
         system_pool: The nodes of the cluster's own services.
         kubernetes_version: Default: the one that our tests run against.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,19 @@ import pulumi
 
 from pulumi_tfjobs.sdk.clusters.aks_args import ContainerRegistry, Logs, Network
 from pulumi_tfjobs.sdk.clusters.args import JobNamespace
+from pulumi_tfjobs.sdk.clusters.names import plain_name
 from pulumi_tfjobs.sdk.clusters.objects import EXTRA
+from pulumi_tfjobs.sdk.clusters.taking import Taking
 
 # Azure's built-in roles.
 ACR_PULL = "7f951dda-4ed3-4680-a7ca-43fe172d538d"
 NETWORK_CONTRIBUTOR = "4d97b98b-1d4f-4787-a291-c67834d212e7"
 STORAGE_BLOB_DATA_CONTRIBUTOR = "ba92f5b4-2d11-453d-a403-e96b0029c9fe"
+
+_CLUSTER = re.compile(r"[A-Za-z0-9]([-\w]{0,61}[A-Za-z0-9])?", re.ASCII)
+_GROUP = re.compile(r"[-\w.()]{0,89}[-\w()]")
+# Of the 80 that AKS' own resource group may have, without MC_, two more underscores, and 18 of the longest region.
+_TOGETHER = 80 - len("MC_") - 1 - 1 - 18
 
 # What of the control plane is logged: who changed what, and why pools grow or do not.
 _DIAGNOSTICS = ("kube-audit-admin", "cluster-autoscaler", "kube-controller-manager", "guard")
@@ -32,16 +38,28 @@ def azure() -> Any:
     return pulumi_azure_native
 
 
-def plain_name(name: str, what: str) -> str:
-    """A name that stays within letters and digits, and short: Pulumi adds 8, and a storage account takes 24 in all."""
-    short = re.sub(r"[^a-z0-9]", "", name.lower())[:6]
-    return f"{short}{hashlib.sha256(name.encode()).hexdigest()[:4]}{what[:6]}"
+def check_names(taking: Taking, group: Any, cluster: Any) -> None:
+    """Note names that Azure refuses, as far as they are known before deploying."""
+    if isinstance(cluster, str) and not _CLUSTER.fullmatch(cluster):
+        expected = "letters, digits, '-' and '_', at most 63, a letter or digit at both ends"
+        taking.problem("cluster_name", f'"{cluster}"', expected, "rename it")
+    if isinstance(group, str) and not _GROUP.fullmatch(group):
+        expected = "letters, digits and any of -_.(), at most 90, no '.' last"
+        taking.problem("resource_group_name", f'"{group}"', expected, "write its name as Azure shows it")
+    if isinstance(group, str) and isinstance(cluster, str) and len(group) + len(cluster) > _TOGETHER:
+        taking.problem(
+            "cluster_name",
+            f"{len(group) + len(cluster)} characters together with resource_group_name",
+            f"at most {_TOGETHER}: AKS makes one name of at most 80 of both and the region's",
+            "shorten one of the two",
+        )
 
 
 class Surroundings:
     """Makes Azure resources in one resource group, as children of the component.
 
-    ``group`` is the name of a resource group that is there (None: one is made), ``location`` the region.
+    ``name`` begins the names of all of them: one that Azure takes. ``group`` is the name of a resource
+    group that is there (None: one is made), ``location`` the region.
     """
 
     def __init__(

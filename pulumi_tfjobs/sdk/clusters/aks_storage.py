@@ -9,8 +9,8 @@ from typing import Any
 import pulumi
 
 from pulumi_tfjobs.sdk.clusters.aks_args import RunStorage
-from pulumi_tfjobs.sdk.clusters.aks_base import plain_name
 from pulumi_tfjobs.sdk.clusters.args import SharedStorage
+from pulumi_tfjobs.sdk.clusters.names import plain_name, share
 from pulumi_tfjobs.sdk.clusters.objects import KubernetesObject, metadata
 from pulumi_tfjobs.sdk.clusters.taking import Taking
 
@@ -27,7 +27,7 @@ def check(taking: Taking, given: RunStorage) -> None:
 
 
 class Account:
-    """The account, and what is in it for each namespace."""
+    """The account, and what is in it for each namespace. ``name`` is part of names in Azure and in the cluster."""
 
     def __init__(
         self, name: str, given: RunStorage, place: Mapping[str, Any], options: Options, tags: Mapping[str, Any] | None
@@ -55,20 +55,20 @@ class Account:
     ) -> SharedStorage:
         """The share and volume of a namespace; ``make`` makes an object in the cluster."""
         given, blob = self._given, self._given.type == "blob"
-        share = self._blob(namespace) if blob else self._files(namespace)
+        kept = self._blob(namespace) if blob else self._files(namespace)
         name = f"tfjobs-{self._name}-{namespace}"
         attributes: dict[str, Any] = {"resourceGroup": self._group, "storageAccount": self.account.name}
         csi: dict[str, Any] = {"driver": f"{'blob' if blob else 'file'}.csi.azure.com", "volumeAttributes": attributes}
         if blob:
             attributes.update(
                 protocol="fuse2",
-                containerName=share.name,
+                containerName=kept.name,
                 AzureStorageAuthType="MSI",
                 AzureStorageIdentityClientID=identity,
             )
             options = ["-o allow_other", "--file-cache-timeout-in-seconds=0"]
         else:
-            attributes["shareName"] = share.name
+            attributes["shareName"] = kept.name
             secret = make(f"{namespace}-storage-key", self._key(namespace))
             csi["nodeStageSecretRef"] = {
                 "name": secret.metadata["name"],
@@ -76,7 +76,7 @@ class Account:
             }
             options = ["dir_mode=0777", "file_mode=0777", "uid=0", "gid=0", "mfsymlinks", "actimeo=1", "nosharesock"]
         # The handle is how a node knows the volume: the same one twice would be mounted once.
-        csi["volumeHandle"] = pulumi.Output.concat(self.account.name, "/", share.name)
+        csi["volumeHandle"] = pulumi.Output.concat(self.account.name, "/", kept.name)
         volume = make(
             f"{namespace}-volume",
             {
@@ -109,7 +109,7 @@ class Account:
             f"{self._name}-{namespace}-runs",
             account_name=self.account.name,
             resource_group_name=self._group,
-            share_name=f"runs-{namespace}",
+            share_name=share(namespace),
             share_quota=int(found.group(1)),
             opts=self._options(protect=self._given.protect or None),
         )
@@ -121,7 +121,7 @@ class Account:
             f"{self._name}-{namespace}-runs",
             account_name=self.account.name,
             resource_group_name=self._group,
-            container_name=f"runs-{namespace}",
+            container_name=share(namespace),
             public_access="None",
             opts=self._options(protect=self._given.protect or None),
         )
