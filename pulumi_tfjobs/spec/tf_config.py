@@ -11,6 +11,7 @@ Addresses are placeholders (:func:`~.launch.address`), which the target replaces
 
 from __future__ import annotations
 
+import functools
 import json
 
 from pulumi_tfjobs.spec.launch import address
@@ -62,10 +63,18 @@ def tf_config(distribution: Distribution, replica_type: str, index: int) -> str:
     Raises:
         ValueError: There is no such replica in this distribution's cluster.
     """
-    members = cluster(distribution)
+    members = _cluster_text(distribution)
     if not members:
         return ""
     count = replica_counts(distribution).get(replica_type, 0)
     if not 0 <= index < count:
         raise ValueError(f"no replica {replica_type}-{index}: the job has {count} of type {replica_type}")
-    return json.dumps({"cluster": members, "task": {"type": replica_type, "index": index}, "environment": "cloud"})
+    task = json.dumps({"type": replica_type, "index": index})
+    return f'{{"cluster": {members}, "task": {task}, "environment": "cloud"}}'
+
+
+@functools.lru_cache(maxsize=8)
+def _cluster_text(distribution: Distribution) -> str:
+    """The cluster as JSON, empty where there is none: the same for each of what may be a thousand replicas."""
+    members = cluster(distribution)
+    return json.dumps(members) if members else ""

@@ -133,7 +133,7 @@ def test_two_jobs_of_eight_gpus_in_a_queue_of_eight(team: Team) -> None:
     second, huge = team.make("second"), team.make("huge", pods=2)
     waits = team.until(place_of(second), lambda found: found is not None and "needs" in found.reason)
     assert waits.position == 1
-    assert waits.reason == "in queue gpus: needs 8 more nvidia.com/gpu"
+    assert waits.reason == "in queue gpus, place 1: needs 8 more nvidia.com/gpu"
     never = team.until(place_of(huge), lambda found: found is not None and not found.possible)
     assert "it can never start" in never.reason
 

@@ -45,7 +45,7 @@ def test_who_was_let_in_does_not_wait() -> None:
 
 def test_place_and_reason() -> None:
     found = queue_state(named("second"), pending())
-    assert found == (1, "in queue team-a: needs 8 more nvidia.com/gpu", True, False)
+    assert found == (1, "in queue team-a, place 1: needs 8 more nvidia.com/gpu", True, False)
     assert queue_state(named("third"), pending()).position == 2
     assert queue_state(named("third"), position=5).position == 5, "Kueue's own word goes first"
 
@@ -60,7 +60,9 @@ def test_what_can_never_start_is_told_and_has_no_place() -> None:
 def test_a_preempted_run_says_so_and_keeps_its_place() -> None:
     found = queue_state(named("first", "after_preemption"), pending("after_preemption"))
     assert found.position == 1
-    assert found.reason == "preempted by a run of higher priority; in queue team-a: needs 8 more nvidia.com/gpu"
+    assert found.reason == (
+        "preempted by a run of higher priority; in queue team-a, place 1: needs 8 more nvidia.com/gpu"
+    )
     assert queue_state(named("urgent", "after_preemption")).admitted
 
 

@@ -72,9 +72,11 @@ def queue_state(
     possible = not never_fits(words)
     if position is None and possible:
         position = place_among(workload, pending)
-    reason = f"in queue {queue}: {short(words)}" if words else f"in queue {queue}, which has not looked at it yet"
+    position = position if possible else None
+    where = f"in queue {queue}" if position is None else f"in queue {queue}, place {position}"
+    reason = f"{where}: {short(words)}" if words else f"in queue {queue}, which has not looked at it yet"
     back = _put_out(workload)
-    return Place(position if possible else None, f"{back}; {reason}" if back else reason, possible)
+    return Place(position, f"{back}; {reason}" if back else reason, possible)
 
 
 def is_admitted(workload: Mapping[str, Any]) -> bool:
