@@ -88,7 +88,7 @@ async def describe(planned: Planned, *, urn: str, name: str, coming: Container[s
         needs=needs,
         environment=environment,
         target="" if spec.target.unknown & {"kind", "name"} else _target_name(target),
-        tf_config={r.name: r.env["TF_CONFIG"] for r in _ranked(launch) if "TF_CONFIG" in r.env}
+        tf_config={r.name: launch.tf_config(r) for r in _ranked(launch) if "TF_CONFIG" in r.env}
         if launches and shaped
         else {},
         hostfile=launch.hostfile if launches and shaped else "",

@@ -70,6 +70,7 @@ def build_plan(spec: JobSpec, run_id: str | None = None) -> LaunchPlan:
         priority=spec.priority,
         max_log_bytes=spec.max_log_bytes,
         resume_from=spec.resume_from,
+        cluster=tf_config.cluster_text(spec.distribution),
     )
 
 

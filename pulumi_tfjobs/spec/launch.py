@@ -8,6 +8,8 @@ from typing import Any, Literal
 # A replica's address is known only to the target (a free port here, a DNS name there). Where an environment value
 # or an argument needs one, the plan holds this placeholder and the target puts the address in.
 ADDRESS = "{{{{address:{type}:{index}}}}}"
+# The members of the cluster within a TF_CONFIG: a thousand replicas would name all thousand of them, each.
+CLUSTER = "{{tf_config:cluster}}"
 
 
 def address(replica_type: str, index: int) -> str:
@@ -61,7 +63,8 @@ class LaunchPlan:
     Durations are seconds. ``software`` is the environment in a few words, to be shown. ``retries``: how often the
     target starts a failed group again, where the failure is one of ``retry_on``; ``ps_restarts``: how often each
     parameter server alone. ``priority``: higher goes first in the target's queue. ``max_log_bytes``: the most that one
-    replica's log takes. ``resume_from``: id of the run whose checkpoints it begins with.
+    replica's log takes. ``resume_from``: id of the run whose checkpoints it begins with. ``cluster``: what
+    :data:`CLUSTER` stands for in values of ``env``, with address placeholders of its own; empty where there is none.
     """
 
     run_id: str
@@ -84,6 +87,11 @@ class LaunchPlan:
     priority: int = 0
     max_log_bytes: int = 256 * 1024 * 1024
     resume_from: str = ""
+    cluster: str = ""
+
+    def tf_config(self, replica: ReplicaPlan) -> str:
+        """The replica's TF_CONFIG, addresses still to be put in; empty where it has none."""
+        return replica.env.get("TF_CONFIG", "").replace(CLUSTER, self.cluster)
 
     @property
     def slots(self) -> int:

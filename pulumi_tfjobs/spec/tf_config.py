@@ -6,15 +6,15 @@ The rules are TensorFlow's and Kubeflow's: empty replica types are left out (Ten
 drives the training, while workers and parameter servers run a ``tf.distribute.Server``; which of them a process is, its
 script reads from ``task``.
 
-Addresses are placeholders (:func:`~.launch.address`), which the target replaces by ``host:port``.
+The members are one placeholder (:data:`~.launch.CLUSTER`), as they are the same for all; their addresses are others
+(:func:`~.launch.address`), which the target replaces by ``host:port``.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 
-from pulumi_tfjobs.spec.launch import address
+from pulumi_tfjobs.spec.launch import CLUSTER, address
 from pulumi_tfjobs.spec.model import Distribution, MultiWorker, ParameterServer
 
 CHIEF = "chief"
@@ -57,24 +57,24 @@ def cluster(distribution: Distribution) -> dict[str, list[str]]:
     }
 
 
+def cluster_text(distribution: Distribution) -> str:
+    """The cluster as JSON text, or an empty string where there is none."""
+    members = cluster(distribution)
+    return json.dumps(members) if members else ""
+
+
 def tf_config(distribution: Distribution, replica_type: str, index: int) -> str:
-    """TF_CONFIG's JSON text for one replica, or an empty string where it gets none.
+    """TF_CONFIG's JSON text for one replica, with :data:`~.launch.CLUSTER` for the members, or an empty string where it
+    gets none.
 
     Raises:
         ValueError: There is no such replica in this distribution's cluster.
     """
-    members = _cluster_text(distribution)
-    if not members:
+    counts = replica_counts(distribution)
+    if sum(counts.values()) < 2:
         return ""
-    count = replica_counts(distribution).get(replica_type, 0)
+    count = counts.get(replica_type, 0)
     if not 0 <= index < count:
         raise ValueError(f"no replica {replica_type}-{index}: the job has {count} of type {replica_type}")
     task = json.dumps({"type": replica_type, "index": index})
-    return f'{{"cluster": {members}, "task": {task}, "environment": "cloud"}}'
-
-
-@functools.lru_cache(maxsize=8)
-def _cluster_text(distribution: Distribution) -> str:
-    """The cluster as JSON, empty where there is none: the same for each of what may be a thousand replicas."""
-    members = cluster(distribution)
-    return json.dumps(members) if members else ""
+    return f'{{"cluster": {CLUSTER}, "task": {task}, "environment": "cloud"}}'

@@ -99,7 +99,7 @@ def test_members_are_told_the_names_of_the_others_pods(engine: str, host: str) -
         "worker": [host.format(name, "worker", 0), host.format(name, "worker", 1)],
         "evaluator": [host.format(name, "evaluator", 0)],
     }
-    cluster = json.loads(run["plan"]["replicas"][0]["env"]["TF_CONFIG"])["cluster"]
+    cluster = json.loads(run["plan"]["cluster"])
     assert cluster["worker"] == ["{{address:worker:0}}", "{{address:worker:1}}"]
     assert container_of(workload, "ps")["ports"][0]["containerPort"] == PORT
     assert "ports" not in container_of(workload, "evaluator")

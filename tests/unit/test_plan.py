@@ -68,7 +68,7 @@ def test_every_replica_is_told_who_it_is() -> None:
 
 def test_parameter_servers() -> None:
     plan = plan_of(PS)
-    config = {replica.name: json.loads(replica.env["TF_CONFIG"]) for replica in plan.replicas}
+    config = {replica.name: json.loads(plan.tf_config(replica)) for replica in plan.replicas}
     assert all(config[r.name]["task"] == {"type": r.type, "index": r.index} for r in plan.replicas)
     assert "evaluator" not in config["worker-0"]["cluster"]
     assert {r.name for r in plan.replicas if not r.needs_port} == {"evaluator-0"}
@@ -76,9 +76,17 @@ def test_parameter_servers() -> None:
     assert plan.success_policy == "default"
 
 
+def test_a_plan_names_the_members_of_its_cluster_once() -> None:
+    """A thousand replicas that each named a thousand would be as many megabytes, in memory, on disk and in each pod."""
+    sizes = [
+        len(json.dumps(plan_of({"distribution": {"kind": "multiWorker", "workers": n}}).to_json())) for n in (8, 64)
+    ]
+    assert sizes[1] < 8 * sizes[0]
+
+
 def test_an_address_stands_for_every_port_that_is_opened() -> None:
     plan = plan_of(PS)
-    clusters = [json.loads(replica.env["TF_CONFIG"])["cluster"] for replica in plan.replicas]
+    clusters = [json.loads(plan.tf_config(replica))["cluster"] for replica in plan.replicas]
     addresses = {address for cluster in clusters for group in cluster.values() for address in group}
     assert addresses == {f"{{{{address:{r.type}:{r.index}}}}}" for r in plan.replicas if r.needs_port}
 

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from pulumi_tfjobs.spec.launch import CLUSTER
 from pulumi_tfjobs.spec.model import Horovod, MultiWorker, ParameterServer, Single
-from pulumi_tfjobs.spec.tf_config import cluster, tf_config
+from pulumi_tfjobs.spec.tf_config import cluster, cluster_text, tf_config
+
+
+def config_of(distribution: Any, kind: str, index: int) -> Any:
+    return json.loads(tf_config(distribution, kind, index).replace(CLUSTER, cluster_text(distribution)))
 
 
 def at(kind: str, index: int) -> str:
@@ -17,7 +22,7 @@ def at(kind: str, index: int) -> str:
 
 def test_one_server_and_one_worker_as_kubeflow_has_it() -> None:
     distribution = ParameterServer(workers=1, parameter_servers=1)
-    assert json.loads(tf_config(distribution, "worker", 0)) == {
+    assert config_of(distribution, "worker", 0) == {
         "cluster": {"ps": [at("ps", 0)], "worker": [at("worker", 0)]},
         "task": {"type": "worker", "index": 0},
         "environment": "cloud",
@@ -32,7 +37,7 @@ def test_every_member_sees_the_same_cluster_and_its_own_task() -> None:
         *(("ps", i) for i in range(2)),
         ("evaluator", 0),
     ]
-    configs = [json.loads(tf_config(distribution, *member)) for member in members]
+    configs = [config_of(distribution, *member) for member in members]
     assert [(c["task"]["type"], c["task"]["index"]) for c in configs] == members
     assert all(c["cluster"] == configs[0]["cluster"] for c in configs)
     assert {name: len(addresses) for name, addresses in configs[0]["cluster"].items()} == {
@@ -53,11 +58,12 @@ def test_empty_replica_types_are_left_out() -> None:
 )
 def test_who_has_nobody_to_find_gets_none(distribution: Any) -> None:
     assert cluster(distribution) == {}
+    assert cluster_text(distribution) == ""
     assert tf_config(distribution, "worker", 0) == ""
 
 
 def test_a_worker_with_an_evaluator_is_not_alone() -> None:
-    config = json.loads(tf_config(MultiWorker(workers=1, evaluator=True), "worker", 0))
+    config = config_of(MultiWorker(workers=1, evaluator=True), "worker", 0)
     assert config["cluster"] == {"worker": [at("worker", 0)]}
 
 

@@ -118,7 +118,8 @@ class Launch:
         """Start every member. Raises OSError; those that were started before it are then in ``by_pid``."""
         if self._visible is None:  # not before the run has its slots: others may still use the GPUs
             self._visible = gpus.share(self.plan, self._free_first(self._devices))
-        values = {"{{python}}": self.python}
+        # The cluster before the addresses that it names.
+        values = {"{{python}}": self.python, "{{tf_config:cluster}}": self.plan.get("cluster", "")}
         open_ports = [m for m in self.replicas if m.needs_port]
         for member, port in zip(open_ports, self.ports.take(len(open_ports)), strict=True):
             member.address = f"{LOOPBACK}:{port}"

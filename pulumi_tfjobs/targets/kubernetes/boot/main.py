@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
+from pulumi_tfjobs.spec.launch import CLUSTER, LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.kubernetes.boot import software
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged, Folders
 from pulumi_tfjobs.targets.kubernetes.boot.network import (
@@ -100,7 +100,7 @@ class Pod:
 
     def values(self) -> dict[str, str]:
         """What is put in for the plan's placeholders."""
-        found = {"{{python}}": sys.executable}
+        found = {"{{python}}": sys.executable, CLUSTER: self.plan.cluster}  # before the addresses that it names
         for group in groups(self.plan):
             for index, pod in enumerate(group.pods):
                 for place, member in enumerate(pod):
