@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +46,9 @@ class Pod:
         pod: tuple[str, int] = ("worker", 0),
         secrets: dict[str, str] | None = None,
         files: dict[str, str] | None = None,
+        interpreter: str = sys.executable,
+        store: Path | None = None,
+        env: dict[str, str] | None = None,
         **changes: Any,
     ) -> None:
         self.root = root
@@ -53,6 +61,8 @@ class Pod:
         for folder in ("boot", "run", "source", "work"):
             (root / folder).mkdir()
         (root / "boot" / "tfjobs.pyz").write_bytes(pyz())
+        if store is not None:
+            (root / "store").symlink_to(store)
         digest = hashlib.sha256(content).hexdigest()
         for number, piece in enumerate(source.parts(content)):
             (root / "source" / f"part-{number}").write_bytes(piece)
@@ -67,14 +77,14 @@ class Pod:
             "plan": plan.to_json(),
             "hosts": hosts,
             "source": {"kind": "config", "digest": digest, "parts": 1, "sha256": digest, "path": ""},
-            "storage": False,
+            "storage": store is not None,
             "requirements": [],
             "secrets": sorted(secrets or {}),
             "resume": "",
             **changes,
         }
         (root / "run" / "run.json").write_text(json.dumps(run))
-        env = {
+        variables = {
             "PATH": os.environ["PATH"],
             "TFJOBS_ROOT": str(root),
             "TFJOBS_POD_TYPE": pod[0],
@@ -82,9 +92,10 @@ class Pod:
             "PULUMI_ACCESS_TOKEN": SECRET,
             "TF_CONFIG": '{"cluster": {}}',  # of Kubeflow's operator, for whoever is none of a cluster too
             **(secrets or {}),
+            **(env or {}),
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(root / "boot" / "tfjobs.pyz")], env=env, stdout=subprocess.PIPE, text=True
+            [interpreter, str(root / "boot" / "tfjobs.pyz")], env=variables, stdout=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
         self._more = threading.Condition()
@@ -249,6 +260,24 @@ def test_secrets_reach_the_script_and_are_masked_in_what_it_prints(pods: Any) ->
     assert pod.log == ["token *** told"]
 
 
+def test_secrets_are_masked_in_what_the_pod_tells(pods: Any) -> None:
+    secret = 'two "words" of\\it'
+    pod = pods(
+        plan_of(environment_variables={"TOKEN": ""}, secret_variables=frozenset({"TOKEN"})),
+        """
+        with open(os.environ['TFJOBS_METRICS_FILE'], 'a') as stream:
+            stream.write(json.dumps({'step': 1, 'note': 'by ' + os.environ['TOKEN'] + '!'}) + '\\n')
+        """,
+        secrets={"TOKEN": secret},
+        requirements=[f"pytest=={secret.split(maxsplit=1)[0]}1.0", f"no-such-package @ https://{secret}@example.org"],
+    )
+    assert pod.ends() == 0
+    assert [json.loads(line) for line in pod.event("metrics")["lines"]] == [{"step": 1, "note": "by ***!"}]
+    notes = [item["text"] for item in pod.told if item["e"] == "note"]
+    assert any("https://***@example.org" in text for text in notes)
+    assert "of" not in "".join(pod.lines).replace("of the", "")
+
+
 def test_several_replicas_of_a_pod_have_names_before_their_lines(pods: Any) -> None:
     plan = plan_of(Horovod(nodes=2, processes_per_node=2, controller="mpi"))
     pod = pods(
@@ -267,6 +296,46 @@ def test_several_replicas_of_a_pod_have_names_before_their_lines(pods: Any) -> N
     assert pod.ends() == 7
     assert sorted(pod.log) == ["[worker-2] I am 2", "[worker-3] I am 3"]
     assert pod.termination()["reason"] == "worker-3 failed"
+
+
+def test_who_only_missed_another_is_not_blamed(pods: Any) -> None:
+    plan = plan_of(Horovod(nodes=1, processes_per_node=2, controller="mpi"))
+    pod = pods(
+        plan,
+        """
+        import time
+        if os.environ['TFJOBS_RANK'] == '0':
+            print('[1]<stderr>: Connection reset by peer', flush=True)
+            open('outputs/gone', 'w').close()
+            sys.exit(1)
+        while not os.path.exists('outputs/gone'): pass
+        print('no such file: data.csv', flush=True)
+        sys.exit(7)
+        """,
+    )
+    assert pod.ends() == 7
+    assert pod.termination() == {
+        "reason": "worker-1 failed",
+        "cause": "replica",
+        "replicas": {"worker-1": {"code": 7}, "worker-0": {"code": 1}},
+    }
+
+
+def test_a_pod_that_only_missed_another_ends_as_it_has_failed_also_if_it_is_told_to(pods: Any) -> None:
+    pod = pods(plan_of(MultiWorker(workers=2)), "print('Socket closed', flush=True); sys.exit(2)")
+    pod.says('"e":"exit"')
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.ends() == 2
+
+
+def test_a_script_that_ends_with_the_code_of_the_time_limit(pods: Any) -> None:
+    pod = pods(plan_of(), "sys.exit(124)")
+    assert pod.ends() not in {0, 124}, "the cluster is not to take it for the limit"
+    assert pod.termination() == {
+        "reason": "worker-0 failed",
+        "cause": "replica",
+        "replicas": {"worker-0": {"code": 124}},
+    }
 
 
 def test_tf_config_names_the_hosts(pods: Any) -> None:
@@ -293,6 +362,112 @@ def test_what_cannot_start_says_why(pods: Any) -> None:
     assert "the image has no tensorflow" in unfit.termination()["reason"]
     assert old.ends() == 0
     assert "the job asks for pytest==1.0" in old.event("note")["text"]
+
+
+# Waiting for each other
+
+
+@pytest.fixture
+def meeting_place() -> dict[str, str]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return {"TFJOBS_MEETING_PORT": str(found.getsockname()[1])}
+
+
+def test_the_others_begin_when_rank_0_has_copied_the_checkpoints(
+    pods: Any, meeting_place: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    before = store / "runs" / "before" / "checkpoints"
+    before.mkdir(parents=True)
+    (before / "step").write_text("7")
+    plan = plan_of(ParameterServer(workers=1, parameter_servers=1))
+    more = {"store": store, "env": meeting_place, "resume": "before"}
+    script = "print('step', open(os.environ['TFJOBS_CHECKPOINT_DIR'] + '/step').read())"
+    server = pods(plan, script, pod=("ps", 0), **more)
+    server.says("waits for worker-0")
+    assert server.log == []
+    worker = pods(plan, script, pod=("worker", 0), **more)
+    assert worker.ends() == 0
+    server.says("step 7")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.ends() == 0
+    # Of a later start: nobody is asked, and rank 0's pod may be gone for good.
+    (store / "runs" / plan.run_id / "checkpoints" / "step").write_text("8")
+    again = pods(plan, script, pod=("ps", 0), **more)
+    again.says("step 8")
+
+
+@pytest.mark.parametrize("ending", ["told", "late"])
+def test_a_pod_that_waits_ends_when_it_is_told_to_or_the_time_is_over(
+    pods: Any, meeting_place: dict[str, str], tmp_path: Path, ending: str
+) -> None:
+    limit = {"max_run_duration_seconds": 3.0} if ending == "late" else {}
+    pod = pods(
+        plan_of(MultiWorker(workers=2), **limit),
+        "print('begun')",
+        pod=("worker", 1),
+        store=tmp_path,
+        env=meeting_place,
+        resume="before",
+    )
+    pod.says("waits for worker-0")
+    if ending == "told":
+        pod.process.send_signal(signal.SIGTERM)
+    assert pod.ends() == (143 if ending == "told" else 124)
+    assert pod.log == []
+    assert pod.termination()["cause"] == ("order" if ending == "told" else "time")
+    if ending == "late":
+        assert "waiting for worker-0" in pod.termination()["reason"]
+        assert "3 s (maxRunDurationSeconds)" in pod.termination()["reason"]
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of this machine, by itself or as pyenv keeps it."""
+    places = [shutil.which(f"python{version}")]
+    places += sorted(str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"))
+    for path in filter(None, places):
+        if subprocess.run([path, "-c", "pass"], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
+def test_the_oldest_python_of_an_image(pods: Any, meeting_place: dict[str, str], tmp_path: Path) -> None:
+    oldest = find_python("3.8")
+    if oldest is None:
+        pytest.skip("this machine has no Python 3.8")
+    (tmp_path / "store" / "runs" / "before" / "checkpoints").mkdir(parents=True)
+    made = [
+        pods(
+            plan_of(
+                Horovod(nodes=2, processes_per_node=2, controller="mpi"),
+                environment_variables={"TOKEN": ""},
+                secret_variables=frozenset({"TOKEN"}),
+            ),
+            """
+            print(sys.version_info[:2], os.environ['TOKEN'], flush=True)
+            open(os.environ['TFJOBS_METRICS_FILE'], 'a').write('{"loss": 1}\\n')
+            """,
+            pod=("worker", number),
+            interpreter=oldest,
+            secrets={"TOKEN": SECRET},
+            store=tmp_path / "store",
+            env=meeting_place,
+            resume="before",
+            requirements=["no-such-package"],
+        )
+        for number in (1, 0)
+    ]
+    assert [pod.ends() for pod in made] == [0, 0]
+    assert sorted(made[0].log) == ["[worker-2] (3, 8) ***", "[worker-3] (3, 8) ***"]
+
+
+def test_every_module_of_the_bootstrap_is_python_3_8() -> None:
+    with zipfile.ZipFile(io.BytesIO(pyz())) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        assert len(names) > 10
+        for name in names:
+            ast.parse(archive.read(name), name, feature_version=(3, 8))
 
 
 def test_an_outputs_folder_that_the_source_brings_is_kept(pods: Any) -> None:

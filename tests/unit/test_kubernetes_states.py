@@ -17,7 +17,7 @@ from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes.keeping import Event
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
-from pulumi_tfjobs.targets.kubernetes.states import View, run_state, told_by
+from pulumi_tfjobs.targets.kubernetes.states import View, run_state, told_by, waits_of
 from tests.unit.jobs import plan_of
 from tests.unit.kubernetes_requests import HOROVOD_MPI, MULTI_WORKER, PS, SINGLE
 
@@ -129,6 +129,31 @@ def test_why_it_has_failed(name: str, inputs: dict[str, Any], reason: str, first
     assert reason in state.reason
     assert (state.first_failure, state.exit_code) == (first, code)
     assert state.finished_at is not None
+
+
+def test_a_script_with_the_exit_code_of_the_time_limit() -> None:
+    seen = view("real-failed")
+    code = {"worker-1": {"code": 124}}
+    pods = [
+        pod._replace(ended=pod.ended._replace(code=125, replicas=code)) if pod.ended and pod.number == 1 else pod
+        for pod in seen.pods
+    ]
+    state = state_of(seen._replace(pods=pods), TWO)
+    assert (state.phase, state.exit_code, state.reason) == (phases.FAILED, 124, "worker-1 exited with code 124")
+
+
+def test_for_what_pods_wait_is_told_until_they_begin() -> None:
+    seen = view("jobset-running")
+    name = next(pod.name for pod in seen.pods if pod.running)
+    events = [
+        Event(name, "", {"e": "waiting", "time": 100.0, "text": "waits for worker-1, worker-2"}),
+        Event("another", "", {"e": "waiting", "time": 100.0, "text": "of a pod that is gone"}),
+        Event(name, "", {"e": "waiting", "time": 105.0, "text": "waits for worker-2"}),
+    ]
+    state = state_of(seen._replace(waits=waits_of(events, seen.pods)), PS)
+    assert (state.phase, state.reason, state.warnings) == (phases.RUNNING, "waits for worker-2", ())
+    events.append(Event(name, "", {"e": "waited", "time": 106.0}))
+    assert waits_of(events, seen.pods) == ""
 
 
 def test_the_time_limit() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS
+from pulumi_tfjobs.targets.kubernetes.ends import TIMED_OUT, TOLD_TO_END, pod_code
 from pulumi_tfjobs.targets.kubernetes.members import Group, deciding, groups
 from pulumi_tfjobs.targets.kubernetes.objects import Request, given, pod_template
 from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
@@ -23,8 +24,6 @@ RESTART_ATTEMPT = f"{DOMAIN}/restart-attempt"
 QUEUE = "kueue.x-k8s.io/queue-name"
 WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-TIMED_OUT = 124  # the bootstrap's exit code where the run's time is over
-TOLD_TO_END = 143  # and where the pod was ended from outside
 _INFRASTRUCTURE = 128  # from here on, exit codes are signals
 
 
@@ -125,7 +124,7 @@ def _final_codes(plan: LaunchPlan) -> tuple[str, list[int]]:
         again.update(range(_INFRASTRUCTURE, 256))
     for word in plan.retry_on:
         if word.isdigit():
-            again.add(int(word))
+            again.add(pod_code(int(word)))
         elif word.startswith("SIG"):
             again.add(128 + signal.Signals[word].value)
     return "In", [code for code in range(1, 256) if code not in again or code == TIMED_OUT]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from pulumi_tfjobs.spec.launch import LaunchPlan, ReplicaPlan
 
 PORT = 2222
-RENDEZVOUS_PORT = 29500
+RENDEZVOUS_PORT = 29500  # of Horovod, in the first worker's pod
+MEETING_PORT = 29501  # where pods wait for each other, in the pod of rank 0
 
 
 class Group(NamedTuple):
@@ -39,6 +40,16 @@ def place_of(plan: LaunchPlan, replica: str) -> tuple[str, int] | None:
             if any(item.name == replica for item in pod):
                 return group.type, number
     return None
+
+
+def lead(plan: LaunchPlan) -> tuple[str, int]:
+    """Type and number of the pod of rank 0: the others wait for it."""
+    for group in groups(plan):
+        for number, pod in enumerate(group.pods):
+            if any(member.env.get("TFJOBS_RANK") == "0" for member in pod):
+                return group.type, number
+    first = groups(plan)[0]
+    return first.type, 0
 
 
 def deciding(plan: LaunchPlan) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.targets.kubernetes import naming
+from pulumi_tfjobs.targets.kubernetes.ends import BY_ORDER, BY_TIME, TOLD_TO_END
 from pulumi_tfjobs.targets.kubernetes.jobset import JOB_INDEX, RESTART_ATTEMPT
 from pulumi_tfjobs.targets.kubernetes.kubeflow import REPLICA_INDEX, TFJOB_CONTAINER
 from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
@@ -23,7 +24,7 @@ _LONGEST = 300
 
 class Ended(NamedTuple):
     """How a container has ended. ``replicas``: what the bootstrap has left of each of its replicas, ``why`` what it has
-    said."""
+    said, ``cause`` its word for what has ended the pod (see :mod:`.ends`; empty where it has left none)."""
 
     code: int
     reason: str
@@ -32,6 +33,17 @@ class Ended(NamedTuple):
     finished: float | None
     replicas: Mapping[str, Mapping[str, int]]
     why: str
+    cause: str = ""
+
+    @property
+    def too_late(self) -> bool:
+        """Whether the run's time was over. (A script may end with the same code.)"""
+        return self.cause == BY_TIME
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether the pod was ended from outside."""
+        return self.cause == BY_ORDER or (self.code == TOLD_TO_END and not self.cause)
 
 
 class Pod(NamedTuple):
@@ -169,6 +181,7 @@ def _ended(state: Mapping[str, Any] | None) -> Ended | None:
         finished=seconds(state.get("finishedAt")),
         replicas=left.get("replicas") or {},
         why=str(left.get("reason") or ""),
+        cause=str(left.get("cause") or ""),
     )
 
 

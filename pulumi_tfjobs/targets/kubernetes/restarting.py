@@ -11,7 +11,6 @@ from typing import Any
 
 from pulumi_tfjobs.spec.state import ReplicaState, Restart
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.kubernetes.jobset import TOLD_TO_END
 from pulumi_tfjobs.targets.kubernetes.pods import Pod
 from pulumi_tfjobs.targets.kubernetes.states import how, is_suspended, restart_of
 from pulumi_tfjobs.targets.local.statefile import write_file
@@ -68,7 +67,7 @@ class Restarts:
         reason, code = end_of_pod(pod)
         self._of_pod[pod.uid] = reason, code
         # Of several, the first, and rather one that has failed than those that were ended because of it.
-        order = (pod.ended.code == TOLD_TO_END and not pod.taken, pod.ended.finished or 0.0)
+        order = (pod.ended.told_to_end and not pod.taken, pod.ended.finished or 0.0)
         if pod.restart not in self._failed or order < self._failed[pod.restart][0]:
             self._failed[pod.restart] = order, reason, code
 

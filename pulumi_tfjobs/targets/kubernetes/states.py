@@ -13,7 +13,7 @@ from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.launch import LaunchPlan, ReplicaPlan
 from pulumi_tfjobs.spec.state import ReplicaState, Restart, RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.kubernetes.jobset import TIMED_OUT, TOLD_TO_END
+from pulumi_tfjobs.targets.kubernetes.ends import TIMED_OUT
 from pulumi_tfjobs.targets.kubernetes.kubeflow import LAUNCHER, is_mpi
 from pulumi_tfjobs.targets.kubernetes.members import groups
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, seconds
@@ -44,8 +44,9 @@ class View(NamedTuple):
     ``workload``: the object itself, None where it is gone; ``gone`` says so in words. ``pods``: those that are there;
     ``past``: others, as they were last. ``told``: by replica and pod. ``stopped``: why we were to end it. ``queue``:
     why it waits to be let in, and its place. ``hindrance``: why pods are missing or do not start, where they do not say
-    it themselves. ``blamed``: which of several failed replicas is to be named. ``trouble``: what keeps us from asking
-    the cluster. ``restarts``: what was started again, as far as it was seen.
+    it themselves; ``waits``: for what pods that run wait before they begin. ``blamed``: which of several failed
+    replicas is to be named. ``trouble``: what keeps us from asking the cluster. ``restarts``: what was started again,
+    as far as it was seen.
     """
 
     workload: Mapping[str, Any] | None
@@ -58,6 +59,7 @@ class View(NamedTuple):
     queue: str = ""
     position: int | None = None
     hindrance: str = ""
+    waits: str = ""
     blamed: str = ""
     trouble: str = ""
     restarts: tuple[Restart, ...] = ()
@@ -81,6 +83,8 @@ def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[st
             if event.get("text") not in notes:
                 notes.append(str(event.get("text")))
             continue
+        if not item.replica:
+            continue
         known = found.setdefault(item.replica, {}).get(item.pod, Told())
         if event.get("e") == "start":
             known = known._replace(started=event.get("time"), tf_config=str(event.get("tf_config") or ""))
@@ -93,6 +97,23 @@ def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[st
             )
         found[item.replica][item.pod] = known
     return found, tuple(notes)
+
+
+def waits_of(events: Iterable[Any], pods: Iterable[Pod]) -> str:
+    """For what these pods wait before their replicas begin, in a line; empty where none does. ``events``: as above."""
+    there = {pod.name for pod in pods if pod.running}
+    waiting: dict[str, tuple[float, str]] = {}
+    went_on: dict[str, float] = {}
+    for item in events:
+        kind, when = item.event.get("e"), float(item.event.get("time") or 0.0)
+        if item.pod not in there:
+            continue
+        if kind == "waiting":
+            waiting[item.pod] = max(waiting.get(item.pod, (0.0, "")), (when, str(item.event.get("text") or "")))
+        elif kind in {"waited", "start"}:
+            went_on[item.pod] = max(went_on.get(item.pod, 0.0), when)
+    found = sorted(text for pod, (when, text) in waiting.items() if when > went_on.get(pod, 0.0))
+    return found[0] if found else ""
 
 
 def restart_of(workload: Mapping[str, Any]) -> int:
@@ -170,7 +191,7 @@ def _living(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, 
     wanted = len(places(plan)) if not is_mpi(plan) else 1 + sum(len(group.pods) for group in groups(plan))
     up = sum(1 for pod in pods.values() if pod.running or pod.finished)
     if up >= wanted:
-        return found._replace(phase=phases.RUNNING, reason=view.trouble)
+        return found._replace(phase=phases.RUNNING, reason=_and(view.waits, view.trouble))
     waits = sorted({pod.waits for pod in pods.values() if pod.waits}) or [view.hindrance]
     more = f" (and {len(waits) - 1} more reasons)" if len(waits) > 1 else ""
     count = f"{up} of {wanted} pods running" if wanted > 1 else ""
@@ -290,8 +311,8 @@ def _told_end(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place
         return found._replace(phase=end.phase, exit_code=0)
     if end.phase != phases.FAILED:
         return found._replace(phase=end.phase, reason=end.words)
-    late = next((pod.ended for pod in pods.values() if pod.ended is not None and pod.ended.code == TIMED_OUT), None)
-    if late is not None and late.why:
+    late = next((pod.ended for pod in pods.values() if pod.ended is not None and pod.ended.too_late), None)
+    if late is not None:
         return found._replace(phase=phases.TIMED_OUT, reason=late.why, exit_code=TIMED_OUT)
     homes = {member.name: place for place, members in places(plan).items() for member in members}
     failed = sorted(
@@ -312,7 +333,7 @@ def _lost(pods: Mapping[Place, Pod], end: _End) -> str:
     if taken is not None:
         return f"{taken.type}-{taken.number} was taken away ({taken.taken})"
     # Of several, the first: the others were ended because of it.
-    ended = [pod for pod in pods.values() if pod.ended is not None and pod.ended.code == TOLD_TO_END]
+    ended = [pod for pod in pods.values() if pod.ended is not None and pod.ended.told_to_end]
     if ended:
         first = min(ended, key=lambda pod: pod.deleted or 0.0)
         return f"{first.type}-{first.number} {_ENDED_BY_SOMEBODY}"
@@ -331,7 +352,7 @@ def how(replica: ReplicaState, pod: Pod | None) -> str:
         return f"could not be started: {ended.message}. To fix: see that the image has the interpreter (python)"
     if ended is not None and ended.why and not ended.replicas:
         return f"could not start: {ended.why}"
-    if ended is not None and ended.code == TOLD_TO_END:
+    if ended is not None and ended.told_to_end:
         return _ENDED_BY_SOMEBODY
     if replica.signal is not None:
         hint = " (by the kernel when memory runs out, or by somebody)" if replica.signal == signal.SIGKILL else ""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typing_extensions import Self
 
@@ -28,7 +28,15 @@ from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS
-from pulumi_tfjobs.targets.kubernetes.states import View, current_pods, is_suspended, places, run_state, told_by
+from pulumi_tfjobs.targets.kubernetes.states import (
+    View,
+    current_pods,
+    is_suspended,
+    places,
+    run_state,
+    told_by,
+    waits_of,
+)
 from pulumi_tfjobs.targets.kubernetes.waiting import Waiting, ask_queue
 from pulumi_tfjobs.targets.local.blame import culprit
 from pulumi_tfjobs.targets.logfiles import tail_bytes
@@ -63,20 +71,23 @@ async def look(
     its turn."""
     at = folder.attempt(attempt)
     pods = await connection.list(PODS, found.handle.namespace, naming.selector(folder.run_id, attempt))
-    told, notes = told_by(await asyncio.to_thread(recorded_events, at))
+    events = await asyncio.to_thread(recorded_events, at)
+    told, notes = told_by(events)
+    there = [pod for item in pods if (pod := pod_of(item)) is not None]
     queue, position = "", None
     if found.workload is not None and is_suspended(found.workload):
         with contextlib.suppress(LaunchFailed, TargetUnavailable):
             queue, position = await ask_queue(connection, found.handle, found.workload, let_in=let_in)
     view = View(
         found.workload,
-        [pod for item in pods if (pod := pod_of(item)) is not None],
+        there,
         told=told,
         notes=notes,
         gone=gone(found.handle),
         stopped=read_stop(at),
         queue=queue,
         position=position,
+        waits=waits_of(events, there),
         restarts=read_restarts(at),
     )
     return run_state(folder.run_id, attempt, plan, at, view, time.time())
@@ -180,7 +191,8 @@ class Watch:
 
     def _take(self, event: Event) -> None:
         kept = {key: value for key, value in event.event.items() if len(str(value)) <= _LONGEST_FIELD}
-        name = event.pod, event.replica, str(kept.get("e")), str(kept.get("text", ""))
+        kind = str(kept.get("e"))
+        name = event.pod, event.replica, kind, str(kept.get("text", "")) if kind == "note" else ""
         self._events[name] = event._replace(event=kept)
         self._woken.set()
 
@@ -209,7 +221,7 @@ class Watch:
         workload = workloads.items.get(self._handle.name)
         pods = self._seen(informer)
         self._restarts.see(workload, [*self._past.values(), *pods], self._waiting.queue)
-        events = self._events.values() if collector.collecting else recorded_events(self._at)
+        events = list(self._events.values()) if collector.collecting else recorded_events(self._at)
         told, notes = told_by(events)
         trouble = self._trouble(workloads.trouble or informer.trouble)
         return View(
@@ -224,6 +236,7 @@ class Watch:
             queue=self._waiting.queue,
             position=self._waiting.position,
             hindrance=self._waiting.hindrance,
+            waits=waits_of(events, pods),
             trouble=trouble,
             restarts=self._restarts.all,
         )
@@ -273,8 +286,8 @@ def _blamed(state: RunState) -> str:
     """The failed replica that most likely was not ended by another one's failure, by what they have printed."""
     failed = [item for item in state.replicas if item.phase == phases.FAILED]
     failed = sorted(failed, key=lambda item: item.finished_at or 0.0)[:_MOST_BLAMED]
-    found: Any = culprit([cast("Any", _Failed(item.name, item.signal, _Printed(item.log))) for item in failed])
-    return "" if found is None else str(found.name)
+    found = culprit([_Failed(item.name, item.signal, _Printed(item.log)) for item in failed])
+    return "" if found is None else found.name
 
 
 class _Waking:

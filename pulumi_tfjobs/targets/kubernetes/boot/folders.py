@@ -34,6 +34,7 @@ class Folders:
         self.checkpoints = os.path.join(self.own, "checkpoints")
         self.logs = os.path.join(self.own, "logs")
         self.metrics = os.path.join(self.own, "metrics.jsonl")
+        self._resumed = os.path.join(self.own, ".resumed")
 
     def make(self) -> None:
         """All of them, the source unpacked, with ``outputs`` and ``logs`` of the working directory the run's.
@@ -62,20 +63,27 @@ class Folders:
             "TMPDIR": self.temporary,
         }
 
+    @property
+    def resumed(self) -> bool:
+        """Whether another run's checkpoints have been copied, now or when the group was started before."""
+        return os.path.exists(self._resumed)
+
     def resume(self, *, leads: bool) -> None:
-        """Begin with a copy of another run's checkpoints. The pod of rank 0 copies; it is done before the others need
-        it, or they find it half done as they would find any checkpoint that is being written."""
+        """Begin with a copy of another run's checkpoints. The pod of rank 0 copies; the others wait for it."""
         origin = self.run["resume"]
-        if not origin or not leads or os.listdir(self.checkpoints):
+        if not origin or not leads or self.resumed:
             return
-        source = os.path.join(self.store, "runs", origin, "checkpoints")
-        partial = os.path.join(self.own, ".resuming")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            shutil.copytree(source, partial, symlinks=True)
-        except OSError as error:
-            raise Damaged(f"the checkpoints of {origin} cannot be copied: {error}") from error
-        os.rename(partial, self.checkpoints)
+        if not os.listdir(self.checkpoints):
+            source = os.path.join(self.store, "runs", origin, "checkpoints")
+            partial = os.path.join(self.own, ".resuming")
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                shutil.copytree(source, partial, symlinks=True)
+            except OSError as error:
+                raise Damaged(f"the checkpoints of {origin} cannot be copied: {error}") from error
+            os.rename(partial, self.checkpoints)
+        with open(self._resumed, "w", encoding="ascii"):
+            pass
 
     def _unpack(self) -> None:
         source = self.run["source"]

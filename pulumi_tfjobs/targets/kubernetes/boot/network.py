@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 
-_LOOK_SECONDS = 0.1
-_WAIT_SECONDS = 600.0
+from pulumi_tfjobs.targets.kubernetes.boot.waiting import Waiting
 
 
 class Unreachable(Exception):
     """A pod's name cannot be used."""
 
 
-def address_of(host: str, seconds: float = _WAIT_SECONDS) -> str:
-    """The address of a pod by name, once it has one. Raises Unreachable."""
-    until = time.monotonic() + seconds
+def address_of(host: str, waiting: Waiting, seconds: float | None = None) -> str:
+    """The address of a pod by name, once it has one. ``seconds``: how long to wait for that, None for as long as
+    ``waiting`` does. Raises Unreachable, ToldToEnd, TooLate."""
+    until = None if seconds is None else waiting.seconds + seconds
     while True:
         try:
             return socket.gethostbyname(host)
         except OSError as error:
-            if time.monotonic() > until:
+            if until is not None and waiting.seconds > until:
                 raise Unreachable(
                     f"the name {host} could not be resolved for {seconds:g} s ({error}). To fix: see that the DNS "
                     "of the cluster works, and that no network policy keeps pods from it"
                 ) from error
-        time.sleep(_LOOK_SECONDS)
-
-
-def wait_for(host: str, port: int, seconds: float = _WAIT_SECONDS) -> str:
-    """The address of a pod once something listens there at the port. Raises Unreachable."""
-    until = time.monotonic() + seconds
-    while True:
-        address = address_of(host, max(0.0, until - time.monotonic()))
-        try:
-            with socket.create_connection((address, port), 2):
-                return address
-        except OSError as error:
-            if time.monotonic() > until:
-                raise Unreachable(
-                    f"nothing answers at {host}:{port} ({address}) after {seconds:g} s: {error}"
-                ) from error
-        time.sleep(_LOOK_SECONDS)
+            waiting.pause(f"the name {host}, which does not resolve ({error.strerror or error})")
 
 
 def own_address() -> str:

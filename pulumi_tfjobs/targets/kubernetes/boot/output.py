@@ -9,7 +9,11 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from pulumi_tfjobs.targets.local.blame import TAIL
+from pulumi_tfjobs.targets.local.masking import Secrets
 
 MARK = "::tfjobs:: "
 _BLOCK = 1 << 16
@@ -26,6 +30,21 @@ class Output:
         self._handle = handle
         self._lock = threading.Lock()
         self._between_lines = True
+        self._masker: Callable[[], Any] = _no_masker
+
+    def hide(self, masker: Callable[[], Any]) -> None:
+        """Mask secrets in what is told from now on. ``masker`` makes one, or None where there is nothing to mask.
+        (What replicas print is masked as it comes, see :class:`Copier`.)"""
+        self._masker = masker
+
+    def masked(self, text: str) -> str:
+        """The text without secrets."""
+        masker = self._masker()
+        if masker is None:
+            return text
+        data = text.encode("utf-8", "surrogateescape")
+        shown: bytes = masker.feed(data) + masker.finish()
+        return shown.decode("utf-8", "surrogateescape")
 
     def write(self, data: bytes) -> None:
         """As it is."""
@@ -37,10 +56,16 @@ class Output:
 
     def tell(self, event: str, **values: Any) -> None:
         """A line for whoever reads the log."""
+        values = {name: self._hidden(value) for name, value in values.items()}
         text = json.dumps({"e": event, "time": round(time.time(), 3), **values}, separators=(",", ":"))
         with self._lock:
             self._put((b"" if self._between_lines else b"\n") + f"{MARK}{text}\n".encode())
             self._between_lines = True
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.masked(value)
+        return [self._hidden(item) for item in value] if isinstance(value, list) else value
 
     def note(self, text: str) -> None:
         """Something that people should know."""
@@ -69,9 +94,13 @@ class Output:
             view = view[os.write(self._handle, view) :]
 
 
+def _no_masker() -> None:
+    return None
+
+
 class Copier(threading.Thread):
-    """Copies what a replica prints until all that hold its pipe have ended. ``prefix`` is put before each line, where a
-    pod has several replicas."""
+    """Copies what a replica prints until all that hold its pipe have ended, and remembers the end of it. ``prefix`` is
+    put before each line, where a pod has several replicas."""
 
     def __init__(self, reader: int, output: Output, masker: Any, prefix: bytes = b"") -> None:
         super().__init__(daemon=True)
@@ -80,6 +109,11 @@ class Copier(threading.Thread):
         self._masker = masker
         self._prefix = prefix
         self._rest = b""
+        self._last = b""
+
+    def tail(self, size: int) -> str:
+        """The end of what was printed, at most so many bytes (and 16 KiB)."""
+        return self._last[-size:].decode("utf-8", "replace")
 
     def run(self) -> None:
         import select
@@ -104,6 +138,7 @@ class Copier(threading.Thread):
         os.close(self._reader)
 
     def _show(self, data: bytes) -> None:
+        self._last = (self._last + data)[-TAIL:]
         if not self._prefix:
             self._output.write(data)
             return
@@ -158,12 +193,13 @@ class Metrics(threading.Thread):
             self._output.tell("metrics", lines=lines[start : start + 100])
 
 
-def masker_of(variables: dict[str, str], output: Output | None = None) -> Any:
-    """Makes maskers for the values of these variables; the warnings about those that cannot be masked are told."""
-    from pulumi_tfjobs.targets.local.masking import Secrets
-
-    secrets = Secrets(variables)
-    if output is not None:
-        for text in secrets.warnings():
-            output.note(text)
-    return secrets.masker
+def secrets_of(variables: Mapping[str, str], output: Output) -> Callable[[], Any]:
+    """Makes maskers for the values of these variables; ``output`` masks them from now on, and tells which cannot be."""
+    found = Secrets(variables)
+    # As they stand in a line of JSON, where that is another way: metrics are such lines.
+    escaped = {name: text for name, value in variables.items() if (text := json.dumps(value)[1:-1]) != value}
+    masker = Secrets({**variables, **{f"{name} in JSON": text for name, text in escaped.items()}}).masker
+    output.hide(masker)
+    for text in found.warnings():
+        output.note(text)
+    return masker

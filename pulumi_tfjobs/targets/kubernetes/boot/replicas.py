@@ -24,6 +24,7 @@ class Replica:
         self.name = f"{plan.type}-{plan.index}"
         self.process: subprocess.Popen[bytes] | None = None
         self.code: int | None = None
+        self.ended_at = 0.0
         self.by_us = False
         self.copier: Copier | None = None
 
@@ -32,6 +33,16 @@ class Replica:
         """As a shell would have it."""
         code = self.code or 0
         return 128 - code if code < 0 else code
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that has ended it, if one has."""
+        return -self.code if self.code is not None and self.code < 0 else None
+
+    @property
+    def log(self) -> Copier:
+        assert self.copier is not None
+        return self.copier
 
 
 class Replicas:
@@ -82,10 +93,17 @@ class Replicas:
         if replica.copier is not None:
             # A daemon that it has made may hold the pipe for ever.
             replica.copier.join(2.0)
+        replica.ended_at = time.monotonic()
         replica.code = code
         values: dict[str, Any] = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
         self._output.tell("exit", replica=replica.name, by_us=replica.by_us, **values)
         self.changed.set()
+
+    @property
+    def failed(self) -> list[Replica]:
+        """Those that have failed by themselves, in the order in which they have ended."""
+        failed = [replica for replica in self.all if replica.code not in (None, 0) and not replica.by_us]
+        return sorted(failed, key=lambda replica: replica.ended_at)
 
     @property
     def alive(self) -> list[Replica]:
