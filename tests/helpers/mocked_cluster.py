@@ -86,7 +86,7 @@ class Cloud(pulumi.runtime.Mocks):
 class _Monitor(mocks.MockMonitor):
     """Also keeps what depends on what, which the mocks are not told."""
 
-    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the protocol's name
+    def RegisterResource(self, request: Any) -> Any:
         assert isinstance(self.mocks, Cloud)
         self.mocks.dependencies.setdefault(request.name, set()).update(
             urn.rpartition("::")[2] for urn in request.dependencies
