@@ -192,6 +192,29 @@ async def test_an_outage_that_does_not_end_is_an_error(
         assert "a" in pods.items
 
 
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_watches_that_open_and_then_fail_are_an_outage(
+    server: KubeServer, connection: Connection, lasts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.put("pods", pod("a"))
+    async with following(connection, patience=1.0 if lasts else 999.0) as pods:
+        await until(lambda: server.watches)
+        # It comes again with each watch since the same version.
+        await server.event("pods", "ERROR", {"kind": "Status", "code": 500, "message": "etcd has no leader"})
+        if lasts:
+            with pytest.raises(TargetUnavailable, match="etcd has no leader"):
+                async for _ in pods.changes():
+                    pass
+        else:
+            await until(lambda: "etcd has no leader" in pods.trouble)
+            monkeypatch.setattr(informers, "_QUIET_WATCH_SECONDS", 0.1)
+            server._history.clear()
+            await until(lambda: not pods.trouble)
+            await server.put("pods", pod("b"))
+            await until(lambda: "b" in pods.items)
+        assert "a" in pods.items
+
+
 async def test_a_refusal_is_told_at_once(server: KubeServer, connection: Connection) -> None:
     server.fault("GET", status=403, message='User "ci" cannot list resource "pods"', reason="Forbidden")
     async with following(connection) as pods:

@@ -26,6 +26,8 @@ _LONGEST_PAUSE = 10.0
 _LIST_SECONDS = 5.0
 # A watch that ends sooner says nothing good about the server: the next one is not opened at once.
 _SHORT_WATCH_SECONDS = 1.0
+# One that is open for so long works, although there was nothing to tell (a bookmark comes once a minute).
+_QUIET_WATCH_SECONDS = 3.0
 
 
 def without_managed_fields(item: dict[str, Any]) -> dict[str, Any]:
@@ -161,11 +163,25 @@ class Informer:
             self._tell()
 
     async def _follow(self) -> None:
+        # Not as soon as it is open: a server whose watches all open and then fail gives no answer either.
+        quiet: list[asyncio.TimerHandle] = []
+
+        def opened() -> None:
+            quiet.append(asyncio.get_running_loop().call_later(_QUIET_WATCH_SECONDS, self._well))
+
         events = self._connection.watch(
-            self._api, self._namespace, self._selector, self._field, version=self._version, opened=self._well
+            self._api, self._namespace, self._selector, self._field, version=self._version, opened=opened
         )
+        try:
+            await self._take_all(events)
+        finally:
+            for timer in quiet:
+                timer.cancel()
+
+    async def _take_all(self, events: AsyncGenerator[dict[str, Any], None]) -> None:
         async with contextlib.aclosing(events):
             async for event in events:
+                self._well()
                 item = event.get("object") or {}
                 if self._take(str(event.get("type")), item):
                     self._tell()
