@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,19 @@ async def test_a_run_of_another_machine(rig: Cluster, namespace: str, tmp_path: 
     assert await here.target.look(own, 1) is None
 
 
+def warning(namespace: str, name: str) -> dict[str, Any]:
+    """What a cluster warns of about a pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "involvedObject": {"kind": "Pod", "namespace": namespace, "name": name},
+        "type": "Warning",
+        "reason": "BackOff",
+        "message": "not of this run",
+    }
+
+
 async def test_pods_that_a_quota_keeps_away(rig: Cluster, namespace: str, tmp_path: Path) -> None:
     rig.api.create(
         {
@@ -196,6 +210,9 @@ async def test_pods_that_a_quota_keeps_away(rig: Cluster, namespace: str, tmp_pa
             "spec": {"hard": {"pods": "1"}},
         }
     )
+    others = [f"another-{number}" for number in range(600)]  # what is said of them comes first in a list
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: rig.api.create(warning(namespace, name)), others))
     place = simulated(rig, namespace, tmp_path)
     with rig.add_gpu_nodes(1):
         folder = await place.launch(plan_of(MultiWorker(workers=2)), "pass")

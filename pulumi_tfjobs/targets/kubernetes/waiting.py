@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -13,8 +13,9 @@ from typing_extensions import Self
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes.api import EVENTS
 from pulumi_tfjobs.targets.kubernetes.handle import Handle
+from pulumi_tfjobs.targets.kubernetes.kubeflow import LAUNCHER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, line
-from pulumi_tfjobs.targets.kubernetes.states import is_suspended
+from pulumi_tfjobs.targets.kubernetes.states import Place, is_suspended
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.targets.kubernetes.client import Connection
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 ASK_SECONDS = 3.0
 # Pods are on their way so long before anybody asks why they are not there.
 _PATIENT_SECONDS = 3.0
-_MOST_EVENTS = 500
+# Of many that are missing or silent, so many are asked about: the others mostly wait for the same reason.
+_ASKED_OBJECTS = 3
+_MOST_EVENTS = 50  # of one object: events of one kind are counted in one
 _CREATING = re.compile(r"^Error creating: (?:pods \"[^\"]*\" is forbidden: )?")
 
 
@@ -40,6 +43,7 @@ class Waiting:
         self._tell = tell
         self._workload: Mapping[str, Any] | None = None
         self._stuck_since: float | None = None
+        self._stuck: list[str] = []
         self._new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -52,8 +56,8 @@ class Waiting:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def see(self, workload: Mapping[str, Any] | None, pods: Sequence[Pod], wanted: int) -> None:
-        """The workload as it is now, and its pods, of which there will be ``wanted``."""
+    def see(self, workload: Mapping[str, Any] | None, pods: Sequence[Pod], wanted: Collection[Place]) -> None:
+        """The workload as it is now, its pods, and where pods will be."""
         if workload is not self._workload:
             self._new.set()
         self._workload = workload
@@ -62,7 +66,11 @@ class Waiting:
             self.queue, self.position = "", None
         up = sum(1 for pod in pods if pod.running or pod.finished)
         silent = not any(pod.waits for pod in pods)
-        if suspended or up >= wanted or not silent:
+        there = {pod.place for pod in pods}
+        missing = [self._owner(place) for place in wanted if place not in there]
+        starting = [pod.name for pod in pods if not pod.running and not pod.finished]
+        self._stuck = [*missing[:_ASKED_OBJECTS], *starting[:_ASKED_OBJECTS]]
+        if suspended or up >= len(wanted) or not silent:
             self._stuck_since, self.hindrance = None, ""
         elif self._stuck_since is None:
             self._stuck_since = time.monotonic()
@@ -97,21 +105,26 @@ class Waiting:
             self.hindrance = await self._events()
 
     async def _events(self) -> str:
-        """What the cluster warns of about the run's objects, the latest."""
-        found = await self._connection.list(
-            EVENTS, self._handle.namespace, field="type=Warning", limit=_MOST_EVENTS, patient=ASK_SECONDS
-        )
-        own = [
-            item
-            for item in found
-            if (name := str((item.get("involvedObject") or {}).get("name") or "")) == self._handle.name
-            or name.startswith(f"{self._handle.name}-")
-        ]
+        """What the cluster warns of about the run's objects, the latest. Asked by name: in a namespace of many, the
+        run's own would be on no first page."""
+        found = await asyncio.gather(*(self._warnings(name) for name in (self._handle.name, *self._stuck)))
+        own = [item for items in found for item in items]
         if not own:
             return ""
         last = max(own, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         words = line(_CREATING.sub("", str(last.get("message"))))
         return f"pods cannot be made: {words}" if last.get("reason") == "FailedCreate" else words
+
+    def _owner(self, place: Place) -> str:
+        """The Job that makes the pod of a place: it says why there is none. (TFJobs and MPIJobs say it themselves.)"""
+        kind, number = place
+        return f"{self._handle.name}-{kind}" if kind == LAUNCHER else f"{self._handle.name}-{kind}-{number}"
+
+    async def _warnings(self, name: str) -> list[dict[str, Any]]:
+        field = f"involvedObject.name={name},type=Warning"
+        return await self._connection.list(
+            EVENTS, self._handle.namespace, field=field, limit=_MOST_EVENTS, patient=ASK_SECONDS
+        )
 
 
 async def ask_queue(

@@ -140,7 +140,8 @@ class Watch:
         self._replicas: dict[str, list[list[str]]] = {}
         for (kind, _), members in places(plan).items():
             self._replicas.setdefault(kind, []).append([member.name for member in members])
-        self._wanted = sum(len(pods) for pods in self._replicas.values())
+        self._places = tuple(places(plan))
+        self._wanted = len(self._places)
 
     async def states(self) -> AsyncGenerator[RunState, None]:
         """Each new state, the last one recorded. Raises TargetUnavailable."""
@@ -203,7 +204,7 @@ class Watch:
         view = self._view(workloads, informer, collector)
         found = self._from(view)
         if not found.finished:
-            self._waiting.see(view.workload, list(current_pods(view).values()), self._wanted)
+            self._waiting.see(view.workload, list(current_pods(view).values()), self._places)
             return found
         recorded = await self._last_lines(collector)
         if recorded is not None:
