@@ -10,9 +10,11 @@ import asyncio
 import json
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -84,7 +86,8 @@ class PodLog:
 
 
 class KubeServer:
-    """``asked``: every request; ``faults``: what goes wrong next; ``token``: the only one accepted, empty for any."""
+    """``asked``: every request; ``faults``: what goes wrong next; ``token``: the only one accepted, empty for any;
+    ``ahead``: by how many seconds its clock is ahead of this machine's."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -92,6 +95,7 @@ class KubeServer:
         self.faults: list[Fault] = []
         self.token = ""
         self.logs: dict[str, PodLog] = {}
+        self.ahead = 0.0
         self.watches = 0
         self._objects: dict[str, dict[str, dict[str, Any]]] = {}
         self._history: list[tuple[int, str, str, dict[str, Any]]] = []
@@ -178,6 +182,11 @@ class KubeServer:
         for log in self.logs.values():
             async with log.changed:
                 log.changed.notify_all()
+
+    async def date(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Say the time, as each answer does."""
+        del request
+        response.headers["Date"] = formatdate(time.time() + self.ahead, usegmt=True)
 
     # Answers
 
@@ -328,6 +337,7 @@ async def kube_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeSe
     server = KubeServer()
     app = web.Application(client_max_size=64 << 20)
     app.router.add_route("*", "/{path:.*}", server.answer)
+    app.on_response_prepare.append(server.date)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -415,6 +416,9 @@ class FakeConnection:
         self.cluster = cluster
         self.pace = pace
         self.key = object()
+
+    def now(self) -> float:
+        return time.time()
 
     async def pause(self) -> None:
         await self.cluster.pause(self.pace)

@@ -111,7 +111,7 @@ async def _help(connection: Connection, room: Room, mine: Run) -> None:
     before = waiting[: [run.key for run in waiting].index(mine.key)]
     if any(told[run.key].possible and not told[run.key].due for run in before):
         return
-    late = time.time() - _ABANDONED_SECONDS
+    late = connection.now() - _ABANDONED_SECONDS
     for run in before:
         if run.created < late and (run.order is None or told[run.key].due):
             with contextlib.suppress(LaunchFailed, TargetUnavailable):  # it is not ours to insist

@@ -12,6 +12,7 @@ import json
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ class Transport:
         self._logging_in = asyncio.Lock()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._lingering: asyncio.Task[None] | None = None
+        self._clock: float | None = None
 
     @classmethod
     async def open(cls, options: Any) -> Self:
@@ -116,6 +118,15 @@ class Transport:
         assert self._session is not None, "opened"
         return self._session.login.namespace
 
+    def now(self) -> float:
+        """The time at the cluster, in seconds since the epoch, to about a second: what objects say of times is by its
+        clock, which need not be this machine's."""
+        return time.time() if self._clock is None else self._clock + time.monotonic()
+
+    def _set_clock(self, date: str | None) -> None:
+        with contextlib.suppress(ValueError, TypeError):
+            self._clock = parsedate_to_datetime(date or "").timestamp() - time.monotonic()
+
     async def api_client(self) -> Any:
         """The official client behind it (``kubernetes.aio.client.ApiClient``), logged in; not to be closed."""
         return (await self._live()).login.client
@@ -134,6 +145,7 @@ class Transport:
         session = await self._live()
         with session.used(), self._telling(asked):
             response = await session.send("GET", path, query, None, {"Accept": "*/*"}, timeout)
+            self._set_clock(response.headers.get("Date"))
             try:
                 if response.status == 410:
                     raise Gone
@@ -195,6 +207,7 @@ class Transport:
                 async with self._slots:
                     with session.used():
                         response = await session.send(method, path, query, body, headers, timeout)
+                        self._set_clock(response.headers.get("Date"))
                         try:
                             answer = Answer(response.status, await response.read())
                         finally:

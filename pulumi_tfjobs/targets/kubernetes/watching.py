@@ -90,7 +90,7 @@ async def look(
         waits=waits_of(events, there),
         restarts=read_restarts(at),
     )
-    return run_state(folder.run_id, attempt, plan, at, view, time.time())
+    return run_state(folder.run_id, attempt, plan, at, view, connection.now())
 
 
 def gone(handle: Handle) -> str:
@@ -214,7 +214,7 @@ class Watch:
         return await asyncio.to_thread(write_end, self._at, last) if last.finished else last
 
     def _from(self, view: View) -> RunState:
-        found = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view, time.time())
+        found = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view, self._connection.now())
         self._updated = max(self._updated + 1, round(time.time() * 1000))
         return found._replace(updated=self._updated)
 
