@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from typing_extensions import Self
@@ -11,6 +12,7 @@ from typing_extensions import Self
 from tests.rig.api import Api, Object
 
 _numbers = itertools.count()
+_POD_CONDITIONS = ("Initialized", "PodScheduled", "ContainersReady", "Ready")
 
 
 class GpuNodes:
@@ -57,6 +59,71 @@ class GpuNodes:
             return not tainted and any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
 
         self._api.wait(f"/api/v1/nodes/{name}", ready, f"simulated node {name} is ready")
+
+
+class MuteNode:
+    """A node that nobody plays: what its kubelet would say, the test says. Removed at the end of a with block.
+
+    Attributes:
+        name: Its name.
+    """
+
+    def __init__(self, api: Api, *, cpu: int = 4, labels: dict[str, str] | None = None) -> None:
+        self._api = api
+        self.name = f"mute-{next(_numbers)}"
+        capacity = {"cpu": str(cpu), "memory": "64Gi", "pods": "100", "ephemeral-storage": "2Ti"}
+        node = _node(self.name, capacity, labels or {})
+        del node["metadata"]["annotations"]
+        api.create(node)
+        self._say("True", "KubeletReady")
+        self._wait(lambda item: not item["spec"].get("taints"), "the node takes pods")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._api.delete(f"/api/v1/nodes/{self.name}")
+
+    def run(self, pod: Object) -> None:
+        """Says of a pod that it runs."""
+        now = pod["metadata"]["creationTimestamp"]
+        conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in _POD_CONDITIONS]
+        containers = [
+            {
+                "name": item["name"],
+                "image": item["image"],
+                "imageID": "",
+                "ready": True,
+                "restartCount": 0,
+                "state": {"running": {"startedAt": now}},
+            }
+            for item in pod["spec"]["containers"]
+        ]
+        status = {"phase": "Running", "startTime": now, "conditions": conditions, "containerStatuses": containers}
+        metadata = pod["metadata"]
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
+        self._api.patch(path, {"status": status})
+
+    def stop_answering(self) -> None:
+        """What the cluster's controller says of a node whose heartbeats have ended, and of its pods, as soon as its
+        patience (`--node-monitor-grace-period`) has. The rest is the cluster's doing."""
+        for pod in self._api.items("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}"):
+            conditions = [
+                {**item, "status": "False"} if item["type"] == "Ready" else item for item in pod["status"]["conditions"]
+            ]
+            metadata = pod["metadata"]
+            path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
+            self._api.patch(path, {"status": {"conditions": conditions}})
+        self._say("Unknown", "NodeStatusUnknown")
+        self._wait(lambda item: "NoExecute" in {taint["effect"] for taint in item["spec"].get("taints", ())}, "a taint")
+
+    def _say(self, ready: str, reason: str) -> None:
+        condition = {"type": "Ready", "status": ready, "reason": reason, "message": "as the test says"}
+        self._api.patch(f"/api/v1/nodes/{self.name}/status", {"status": {"conditions": [condition]}})
+
+    def _wait(self, so: Callable[[Object], object], what: str) -> None:
+        self._api.wait(f"/api/v1/nodes/{self.name}", so, what)
 
 
 def _node(name: str, capacity: dict[str, str], labels: dict[str, str]) -> Object:

@@ -85,6 +85,36 @@ def test_why_it_does_not_run(name: str, inputs: dict[str, Any], phase: str, reas
     assert reason or not state.reason
 
 
+def test_a_node_that_does_not_answer() -> None:
+    """Recorded at a node whose heartbeats had ended: the pod's container is said to run for ever."""
+    state = state_of("lost-silent", SINGLE)
+    assert (state.phase, state.reason) == (phases.RUNNING, "worker-0 is on node mute-0, which does not answer")
+    state = state_of("lost-deleted", SINGLE)
+    assert state.phase == phases.RESTARTING
+    assert state.reason.startswith(
+        "worker-0 is on node mute-0, which does not answer (DeletionByTaintManager: Taint manager: deleting due to "
+        "NoExecute taint): training goes on when that node answers or is given up. To fix: "
+    )
+
+
+def test_pods_that_are_being_taken_away_do_not_run() -> None:
+    seen = view("jobset-running")
+    taken = [pod._replace(deleted=LATER, taken="PreemptionByScheduler: it makes room") for pod in seen.pods]
+    state = state_of(seen._replace(pods=[*taken[:2], *seen.pods[2:]]), PS)
+    assert state.phase == phases.RESTARTING
+    assert state.reason == (
+        "2 of 4 pods running; ps-0 and 1 more are being taken away (PreemptionByScheduler: it makes room)"
+    )
+    evicted = view("real-evicted")
+    state = state_of(evicted._replace(workload={}), SINGLE)
+    assert (state.phase, state.finished) == (phases.RESTARTING, False), "before its Job has seen it"
+    assert state.reason.startswith("worker-0 was taken away (Evicted: Pod ephemeral local storage usage exceeds")
+    ended = evicted.pods[0].ended
+    assert ended is not None
+    well = seen.pods[0]._replace(running=False, ended=ended._replace(code=0), taken="EvictionByEvictionAPI: late")
+    assert state_of(seen._replace(pods=[well, *seen.pods[1:]]), PS).phase == phases.RUNNING
+
+
 def test_what_others_know_of_it_is_added() -> None:
     state = state_of("jobset-quota", MULTI_WORKER, hindrance="pods cannot be made: exceeded quota: q")
     assert state.reason == "1 of 3 pods running; pods cannot be made: exceeded quota: q"

@@ -19,6 +19,8 @@ _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrI
 # A pod that is being deleted and does not end: its node has gone. So long after its grace, in seconds.
 _LOST_SECONDS = 30.0
 _KILLED = 137
+_KEPT_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
+_LOST_CONDITIONS = _KEPT_CONDITIONS | {"Ready", "ContainersReady"}
 _LONGEST = 300
 
 
@@ -48,8 +50,8 @@ class Ended(NamedTuple):
 
 class Pod(NamedTuple):
     """A pod of a run. ``type`` and ``number`` say which; ``restart`` of which start of the group it is. ``deleted``:
-    when it is to be gone, where it was deleted. ``waits``: why it does not run; ``taken``: who took it away. Times are
-    seconds since the epoch."""
+    when it is to be gone, where it was deleted. ``waits``: why it does not run; ``taken``: who took it away; ``lost``:
+    its node does not answer, so that what it says of itself is old. Times are seconds since the epoch."""
 
     name: str
     uid: str
@@ -65,6 +67,7 @@ class Pod(NamedTuple):
     waits: str
     taken: str
     memory: str
+    lost: bool = False
 
     @property
     def place(self) -> tuple[str, int]:
@@ -74,6 +77,19 @@ class Pod(NamedTuple):
     def finished(self) -> bool:
         """Whether its container has run and ended."""
         return self.ended is not None
+
+    @property
+    def going(self) -> bool:
+        """Whether somebody is taking it away, or has before it came to a good end. Of a node that is gone, it never
+        ends."""
+        if self.ended is None:
+            return self.deleted is not None and bool(self.taken)
+        return self.ended.code != 0 and bool(self.taken)
+
+    @property
+    def up(self) -> bool:
+        """Whether its container runs and goes on, or has run and ended."""
+        return (self.running or self.finished) and not self.going
 
     def alive(self, now: float) -> bool:
         """Whether something of it may still run."""
@@ -110,6 +126,7 @@ def pod_of(item: Mapping[str, Any]) -> Pod | None:
         waits="" if ended is not None or running else _waits(status, state, str(container.get("image"))),
         taken=_taken(status),
         memory=str(((container.get("resources") or {}).get("limits") or {}).get("memory") or ""),
+        lost=running and _lost(status),
     )
 
 
@@ -136,7 +153,8 @@ def trim(item: Mapping[str, Any]) -> dict[str, Any]:
             "conditions": [
                 item
                 for item in status.get("conditions") or ()
-                if item.get("type") in {"PodScheduled", "DisruptionTarget"}
+                # The others change with every start, which is of no interest.
+                if item.get("type") in (_LOST_CONDITIONS if _lost(status) else _KEPT_CONDITIONS)
             ],
             "containerStatuses": [{"name": ran.get("name"), "state": ran.get("state")}] if ran else [],
         },
@@ -198,6 +216,14 @@ def _waits(status: Mapping[str, Any], state: Mapping[str, Any], image: str) -> s
     if reason in _PULL:
         return f"the image {image} cannot be pulled ({reason}): {message}"
     return f"{reason}: {message}" if message else reason
+
+
+def _lost(status: Mapping[str, Any]) -> bool:
+    """Whether its node does not answer: the cluster then says that the pod is not ready, without the reason that a
+    kubelet gives, and leaves all else as the node has said it last."""
+    conditions = {item.get("type"): item for item in status.get("conditions") or ()}
+    ready, containers = conditions.get("Ready") or {}, conditions.get("ContainersReady") or {}
+    return ready.get("status") == "False" and not ready.get("reason") and containers.get("status") == "True"
 
 
 def _taken(status: Mapping[str, Any]) -> str:

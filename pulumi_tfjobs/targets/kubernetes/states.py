@@ -20,6 +20,8 @@ from pulumi_tfjobs.targets.kubernetes.pods import Pod, seconds
 
 ENDED = "ended"
 Place = tuple[str, int]
+# Says of a node that nothing runs there any more: its pods are then removed within seconds.
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 _SIGNALS = 128
 # After the workload's end, beyond the grace of its pods: whatever is still said to run is not waited for any more.
 _LEFT_SECONDS = 120.0
@@ -189,14 +191,40 @@ def _living(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, 
         reason = view.stopped or "it is being deleted at the cluster"
         return found._replace(phase=phases.STOPPING, reason=_and(reason, view.trouble))
     wanted = len(places(plan)) if not is_mpi(plan) else 1 + sum(len(group.pods) for group in groups(plan))
-    up = sum(1 for pod in pods.values() if pod.running or pod.finished)
+    up = sum(1 for pod in pods.values() if pod.up)
+    taken = _away([pod for pod in pods.values() if pod.going or pod.lost])
     if up >= wanted:
-        return found._replace(phase=phases.RUNNING, reason=_and(view.waits, view.trouble))
-    waits = sorted({pod.waits for pod in pods.values() if pod.waits}) or [view.hindrance]
+        return found._replace(phase=phases.RUNNING, reason=_and(view.waits, *taken, view.trouble))
+    waits = [*taken, *(sorted({pod.waits for pod in pods.values() if pod.waits}) or [view.hindrance])]
+    waits = [reason for reason in waits if reason]
     more = f" (and {len(waits) - 1} more reasons)" if len(waits) > 1 else ""
     count = f"{up} of {wanted} pods running" if wanted > 1 else ""
-    again = phases.RESTARTING if view.restarts or restart_of(workload) else phases.STARTING
-    return found._replace(phase=again, reason=_and(count, waits[0] + more, view.trouble))
+    again = view.restarts or restart_of(workload) or any(pod.going and pod.started for pod in pods.values())
+    phase = phases.RESTARTING if again else phases.STARTING
+    return found._replace(phase=phase, reason=_and(count, "".join([*waits[:1], more]), view.trouble))
+
+
+def _away(pods: Sequence[Pod]) -> list[str]:
+    """What is said of pods that are being taken away, or whose nodes do not answer: a line for each reason."""
+    found: dict[str, list[Pod]] = {}
+    for pod in sorted(pods, key=lambda pod: (not pod.lost, pod.place)):
+        what = f"on node {pod.node}, which does not answer" if pod.lost else "being taken away"
+        what = "taken away" if pod.finished else what
+        found.setdefault(what + (f" ({pod.taken})" if pod.going else ""), []).append(pod)
+    return [_away_line(what, there) for what, there in found.items()]
+
+
+def _away_line(what: str, pods: Sequence[Pod]) -> str:
+    first, more = pods[0], len(pods) - 1
+    was = ("were" if more else "was") if first.finished else ("are" if more else "is")
+    words = " ".join([f"{first.type}-{first.number}", *([f"and {more} more"] if more else []), was, what])
+    if not (first.lost and first.going):
+        return words
+    # As long as it might still run there, a second one could write the same checkpoints.
+    return (
+        f"{words}: training goes on when that node answers or is given up. To fix: if the machine is off, `kubectl "
+        f"taint nodes {first.node} {OUT_OF_SERVICE}`"
+    )
 
 
 def places(plan: LaunchPlan) -> dict[Place, tuple[ReplicaPlan, ...]]:
