@@ -50,6 +50,8 @@ class Project:
     folder: Path = field(init=False)
     gate: Gate = field(init=False)
     environment: dict[str, str] = field(init=False)
+    # Folders of further plugins, by name.
+    plugins: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._running: list[Running] = []
@@ -144,7 +146,8 @@ class Project:
         )
 
     def _program(self, content: dict[str, Any]) -> None:
-        providers = [{"name": "tfjobs", "path": str(default_paths().venv / "bin")}]
+        plugins = {"tfjobs": default_paths().venv / "bin", **self.plugins}
+        providers = [{"name": name, "path": str(path)} for name, path in plugins.items()]
         project = {"name": "project", "plugins": {"providers": providers}, **content}
         self.write_program("Pulumi.yaml", json.dumps(project, indent=1))
         if not (self.root / "backend" / ".pulumi" / "stacks").exists():
