@@ -150,7 +150,8 @@ class KubernetesTarget(ComputeTarget):
         engine: ``"jobset"`` (default) or ``"kubeflow"``.
         queue: The Kueue LocalQueue that admits the job.
         workload_priority: The Kueue WorkloadPriorityClass.
-        exclusive_topology: Node label; each replica type's pods get domains of it for themselves.
+        exclusive_topology: Node label (a rack, a zone): each pod gets a domain of it for itself, in which no other pod
+            of a JobSet is: a job needs as many domains as it has pods. A pod is a replica; with Horovod a node.
         ttl_seconds_after_finished: After how long the finished object is removed. Default: it is kept.
         max_preemptions: How often a run is started again after pods were preempted or lost (default 3).
         storage: Where pods keep what they write. Without it, that ends with the pods; metrics come by the log.

@@ -166,6 +166,9 @@ def test_exclusive_pods_are_on_nodes_apart() -> None:
     }
     assert pack(nodes, free_of(nodes), [gpu_pods(2, 1, apart="rack")]).whole
     assert not pack(nodes, free_of(nodes), [gpu_pods(3, 1, apart="rack")]).whole
+    of_two_types = [gpu_pods(1, 1, apart="rack"), gpu_pods(2, 1, apart="rack")]
+    assert not pack(nodes, free_of(nodes), of_two_types).whole, "each pod is a Job of its own, whatever its type"
+    assert pack(nodes, free_of(nodes), [gpu_pods(1, 1, apart="rack")] * 2).whole
 
 
 # What a plan asks for

@@ -265,6 +265,11 @@ def _short_of(room: Room, needs: tuple[Need, ...], placed: tuple[int, ...], *, p
             fitting = [node for node in room.nodes.values() if suits(node, need)]
             if not fitting:
                 return f"no node suits its {need.type} pods (node selector, affinity, taints)"
+            domains = {node.labels[need.apart] for node in fitting} if need.apart else set()
+            apart = sum(other.pods for other in needs if other.apart == need.apart)
+            if domains and apart > len(domains):
+                own = f"its {apart} pods each need a {need.apart} of their own"
+                return f"{own}, and the nodes that suit are in {len(domains)}"
             if not possible:
                 return f"needs {pods}: more than the {len(fitting)} nodes that suit have in all"
             return f"waits for room for all its pods: needs {pods}, {many} fit now"

@@ -23,8 +23,8 @@ class Node(NamedTuple):
 
 class Need(NamedTuple):
     """So many equal pods. ``request`` in thousandths, ``limits`` what a quota may limit besides. ``affinity``: the
-    required terms of node affinity, of which one has to hold. ``slots`` of each pod. ``apart``: no two of them on
-    nodes with the same value of this label."""
+    required terms of node affinity, of which one has to hold. ``slots`` of each pod. ``apart``: no two of them,
+    nor one of another need's, on nodes with the same value of this label."""
 
     pods: int
     request: Mapping[str, int]
@@ -129,11 +129,11 @@ def _first_fit(
     left = {name: dict(amounts) for name, amounts in free.items()}
     placed = [0] * len(needs)
     places: list[tuple[int, str, int]] = []
+    taken: set[tuple[str, str]] = set()
     for number in order:
         need = needs[number]
         request = {name: value for name, value in {**POD, **need.request}.items() if value > 0}
         names = sorted(fitting[number], key=lambda name: _size(left[name])) if tight else fitting[number]
-        taken: set[str] = set()
         for name in names:
             wanted = need.pods - placed[number]
             if wanted <= 0:
@@ -141,7 +141,7 @@ def _first_fit(
             room = left[name]
             many = max(0, min([wanted, *(room.get(key, 0) // value for key, value in request.items())]))
             if need.apart:
-                domain = nodes[name].labels[need.apart]
+                domain = (need.apart, nodes[name].labels[need.apart])
                 many = min(many, 0 if domain in taken else 1)
                 taken.update([domain] if many else [])
             if many:
