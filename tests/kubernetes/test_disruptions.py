@@ -1,4 +1,4 @@
-"""What becomes of a run whose pods are taken away: by a node that is lost, by the scheduler, by Kueue, by an eviction."""
+"""What becomes of a run whose pods are taken away: by the loss of a node, the scheduler, Kueue, an eviction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs.spec import state as phases
-from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import MultiWorker
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
