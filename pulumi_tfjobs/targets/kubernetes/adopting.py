@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from pulumi_tfjobs.targets.base import Recalled
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes import naming, runfile
 from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, JOB_SETS, MPI_JOBS, MPI_JOBS_V1, SECRETS, TF_JOBS, Api
-from pulumi_tfjobs.targets.kubernetes.failures import Refused
+from pulumi_tfjobs.targets.kubernetes.failures import Conflict, Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, read_handle, read_plan, write_handle
 
 if TYPE_CHECKING:
@@ -107,18 +108,52 @@ async def _own(connection: Connection, handle: Handle, workload: Mapping[str, An
     own: list[Api] = [CONFIG_MAPS, *([SECRETS] if '"secretRef"' in text else [])]
     for api in own:
         await _patched(connection, api, handle.namespace, handle.name, owned, "merge")
-    for name in sorted(set(_SOURCES.findall(text))):  # shared: it is one more owner
-        await _patched(connection, CONFIG_MAPS, handle.namespace, name, owned, "strategic")
+    for name in sorted(set(_SOURCES.findall(text))):
+        await _join(connection, handle.namespace, name, owner_of(workload))
+
+
+class _Owners:
+    """Runs that are to be owners of an object that is shared, and are not yet."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting: list[dict[str, Any]] = []
+
+
+_joining: weakref.WeakKeyDictionary[Connection, dict[tuple[str, str], _Owners]] = weakref.WeakKeyDictionary()
+
+
+async def _join(connection: Connection, namespace: str, name: str, owner: dict[str, Any]) -> None:
+    """Make the run one more owner of the source. Hundreds that are launched at once would be in each other's way at the
+    server: who comes while others are being written is written with those who come after them."""
+    owners = _joining.setdefault(connection, {}).setdefault((namespace, name), _Owners())
+    owners.waiting.append(owner)
+    async with owners.lock:
+        if owner not in owners.waiting:
+            return
+        together, owners.waiting = owners.waiting, []
+        try:
+            body = {"metadata": {"ownerReferences": together}}
+            await _patched(connection, CONFIG_MAPS, namespace, name, body, "strategic")
+        except BaseException:
+            owners.waiting += [other for other in together if other is not owner]  # they try for themselves
+            raise
 
 
 async def _patched(
     connection: Connection, api: Api, namespace: str, name: str, body: Mapping[str, Any], kind: Any
 ) -> None:
-    try:
-        await connection.patch(api, namespace, name, body, kind=kind)
-    except Refused as error:
-        if error.status != 404:  # gone with an earlier one, or the user's own (a secret)
-            raise
+    for last in (False, False, True):
+        try:
+            await connection.patch(api, namespace, name, body, kind=kind)
+            return
+        except Conflict:  # other machines write to it, too
+            if last:
+                raise
+        except Refused as error:
+            if error.status != 404:  # gone with an earlier one, or the user's own (a secret)
+                raise
+            return
 
 
 async def clear(connection: Connection, run_id: str, attempt: int | None = None) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -89,7 +90,9 @@ def log_in(source: Source) -> Login:
     # Many clusters' own certificates lack extensions that Python 3.13 insists on and kubectl does not.
     configuration.disable_strict_ssl_verification = True
     # Of each of hundreds of streams so much is held at most (twice); long lines are put together by the reader.
-    configuration.client_session_kwargs = {"read_bufsize": 64 * 1024}
+    # And where the environment names no proxy, it is not searched for one (and for ~/.netrc) at each request.
+    proxied = bool(urllib.request.getproxies_environment())
+    configuration.client_session_kwargs = {"read_bufsize": 64 * 1024, "trust_env": proxied}
     with _loading, _quiet() as said, _folder() as folder:
         try:
             if _inside(source):

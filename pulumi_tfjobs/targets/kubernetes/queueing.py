@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,7 +198,11 @@ async def place(connection: Connection, namespace: str, uid: str, *, patient: bo
         position = told.get(str(workload["metadata"]["name"]))
         if position is not None:
             return queue_state(workload, position=position)
-        return queue_state(workload, await pending_of(connection, namespace, queue))
+        began = time.monotonic()
+        found = queue_state(workload, await pending_of(connection, namespace, queue))
+        if found.possible and found.position is None:  # it has come after others had asked
+            found = queue_state(workload, await pending_of(connection, namespace, queue, since=began))
+        return found
     except TargetUnavailable:  # why it waits is known all the same
         return queue_state(workload)
 
@@ -230,9 +235,11 @@ def positions_of(summary: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-async def pending_of(connection: Connection, namespace: str, queue: str) -> Sequence[Mapping[str, Any]]:
-    """The Workloads that wait for the same ClusterQueue as those of that LocalQueue; where other namespaces may not be
-    seen, those of this one. Raises TargetUnavailable."""
+async def pending_of(
+    connection: Connection, namespace: str, queue: str, *, since: float | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """The Workloads that wait for the same ClusterQueue as those of that LocalQueue, as of some seconds ago, or
+    ``since`` then (monotonic). Where other namespaces may not be seen, those of this one. Raises TargetUnavailable."""
 
     async def ask() -> list[dict[str, Any]]:
         try:
@@ -251,7 +258,7 @@ async def pending_of(connection: Connection, namespace: str, queue: str) -> Sequ
             and owner.get((item["metadata"]["namespace"], (item.get("spec") or {}).get("queueName"))) == ours
         ]
 
-    return await shared(connection, ("pending", namespace, queue), _KEPT_SECONDS, ask)
+    return await shared(connection, ("pending", namespace, queue), _KEPT_SECONDS, ask, since=since)
 
 
 def _queue_key(item: Mapping[str, Any]) -> tuple[Any, Any]:
