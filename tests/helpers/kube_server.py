@@ -390,7 +390,16 @@ def _selects(asked: Asked, at: SimpleNamespace, item: dict[str, Any]) -> bool:
         return False
     labels = item["metadata"].get("labels") or {}
     wanted = [pair.split("=", 1) for pair in asked.query.get("labelSelector", "").split(",") if pair]
-    return all(labels.get(key) == value for key, value in wanted)
+    fields = [pair.split("=", 1) for pair in asked.query.get("fieldSelector", "").split(",") if pair]
+    return all(labels.get(key) == value for key, value in wanted) and all(
+        _field(item, path) == value for path, value in fields
+    )
+
+
+def _field(item: Any, path: str) -> Any:
+    for key in path.split("."):
+        item = (item or {}).get(key)
+    return item
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -4,86 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import MultiWorker
 from pulumi_tfjobs.spec.state import RunState
-from pulumi_tfjobs.targets.folder import RunFolder
-from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
-from tests.conformance.place import Place, plan_of
+from tests.conformance.place import plan_of
+from tests.kubernetes.simulated import Following, Simulated
 from tests.rig.cluster import Cluster
 from tests.rig.nodes import MuteNode
 
 pytestmark = pytest.mark.slow
 
-WAIT_SECONDS = 90.0
-ENDS = {"tfjobs.test/run-seconds": "0"}
 UNREACHABLE = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
-
-
-class Simulated(Place):
-    """Runs on simulated nodes of a namespace's own (label ``team``), where a pod runs until it is told to end."""
-
-    def __init__(self, rig: Cluster, namespace: str, root: Path, **changes: Any) -> None:
-        super().__init__()
-        self.rig = rig
-        self.namespace = namespace
-        self.root = root
-        options, problems = KubernetesTarget.check_options(
-            {
-                "kubeconfig": str(rig.kubeconfig),
-                "namespace": namespace,
-                "image": "train:1",
-                "cpu": "3",
-                "nodeSelector": {"team": namespace},
-                **changes,
-            }
-        )
-        assert problems == []
-        self.target = KubernetesTarget.from_options(options)
-
-    def folder(self, run_id: str) -> RunFolder:
-        return RunFolder(str(self.root / "runs" / run_id))
-
-    def alive(self, folder: RunFolder, attempt: int = 1) -> list[str]:
-        return [item["metadata"]["name"] for item in self.pods()]
-
-    def pods(self) -> list[dict[str, Any]]:
-        return self.rig.api.items(f"/api/v1/namespaces/{self.namespace}/pods")
-
-    def end_pods(self) -> None:
-        """Each that is there comes to a good end."""
-        for pod in self.pods():
-            path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
-            self.rig.api.patch(path, {"metadata": {"annotations": ENDS}})
-
-
-class Following:
-    """The states of a run, as they come."""
-
-    def __init__(self, states: AsyncIterator[RunState]) -> None:
-        self._states = states
-
-    async def until(self, so: Callable[[RunState], object]) -> RunState:
-        """The next state that is so."""
-        last: RunState | None = None
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                async for last in self._states:
-                    if so(last):
-                        return last
-        except TimeoutError:
-            pass
-        raise AssertionError(f"it came to no such state; the last: {last and (last.phase, last.reason)}")
-
-    async def end(self) -> RunState:
-        return await self.until(lambda state: state.finished)
 
 
 @pytest.fixture
@@ -132,3 +69,28 @@ async def test_a_node_that_does_not_answer_any_more(rig: Cluster, namespace: str
 def run_of(state: RunState | None) -> RunState:
     assert state is not None
     return state
+
+
+# Ends that the cluster itself clears away
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_run_that_is_deleted_as_soon_as_it_has_ended(
+    rig: Cluster, namespace: str, tmp_path: Path, watched: bool
+) -> None:
+    place = Simulated(rig, namespace, tmp_path, ttlSecondsAfterFinished=0)
+    with rig.add_gpu_nodes(1, gpus=0, cpu=4, labels={"team": namespace}):
+        folder = await place.launch(plan_of(), "pass")
+        async with aclosing(place.target.watch(folder, 1)) as states:
+            run = Following(states)
+            await run.until(lambda state: state.phase == phases.RUNNING)
+            if watched:
+                place.end_pods()
+                state = await run.end()
+        if not watched:
+            path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/{folder.run_id}-1"
+            place.end_pods()
+            await asyncio.to_thread(rig.api.wait_gone, path, 60)
+            state = run_of(await place.target.state(folder, 1))
+    assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
+    assert await place.target.state(folder, 1) == state

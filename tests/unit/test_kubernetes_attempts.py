@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,8 +20,8 @@ from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.handle import STOPPED, Handle, write_handle
 from pulumi_tfjobs.targets.kubernetes.jobset import JOB_INDEX
 from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
-from tests.helpers.kube_server import KubeServer, kube_server, kubeconfig
-from tests.unit.jobs import plan_of
+from tests.helpers.kube_server import KubeServer, kube_server, kubeconfig, until
+from tests.unit.jobs import plan_of, spec_of
 
 HOUR = 3600.0
 UID = "uid-of-the-run"
@@ -66,6 +67,12 @@ class Attempt:
             },
         )
 
+    async def put_event(self, reason: str, uid: str = UID, message: str = "as its controller says") -> None:
+        """What a controller has said of the run's JobSet a minute ago."""
+        about = {"kind": "JobSet", "namespace": "team", "name": self.name, "uid": uid}
+        item = {"metadata": {"name": f"{self.name}.{reason}.{uid}"}, "involvedObject": about, "reason": reason}
+        await self.server.put("events", {**item, "message": message, "lastTimestamp": self.time(-60.0)})
+
     def time(self, seconds: float) -> str:
         """So many seconds from now, by the server's clock."""
         found = datetime.fromtimestamp(time.time() + self.server.ahead + seconds, timezone.utc)
@@ -93,3 +100,68 @@ async def test_whose_clock_is_wrong_does_not_decide_what_is_waited_for(
     state = await attempt.target.look(attempt.folder, 1)
     assert state is not None
     assert (state.phase, state.reason) == (phases.CANCELLED, STOPPED)
+
+
+async def test_the_end_of_a_run_that_the_cluster_has_deleted_since(server: KubeServer, tmp_path: Path) -> None:
+    attempt = Attempt(server, tmp_path, ttlSecondsAfterFinished=0)
+    await attempt.put_event("ResumeJobs")
+    await attempt.put_event("AllJobsCompleted", uid="another of that name, before")
+    state = await attempt.target.look(attempt.folder, 1)
+    assert state is not None
+    assert state.phase == phases.INTERRUPTED
+    assert "or it had ended and the cluster has after 0 s (computeTarget.ttlSecondsAfterFinished)" in state.reason
+    await attempt.put_event("AllJobsCompleted")
+    for ask in (attempt.target.look, attempt.target.state):
+        state = await ask(attempt.folder, 1)
+        assert state is not None
+        assert (state.phase, state.exit_code, state.reason) == (phases.SUCCEEDED, 0, "")
+        assert state.finished_at == pytest.approx(time.time() - 60.0, abs=5.0)
+    server.objects("events").clear()
+    assert await attempt.target.state(attempt.folder, 1) == state, "it is recorded now"
+
+
+@pytest.mark.parametrize(
+    ("reason", "phase", "words"),
+    [
+        ("FailJobSetFailurePolicyAction", phases.FAILED, "the cluster says: a job has failed"),
+        ("", phases.INTERRUPTED, "was deleted in team by somebody else"),
+    ],
+)
+async def test_a_run_that_is_gone_and_has_not_succeeded(
+    server: KubeServer, tmp_path: Path, reason: str, phase: str, words: str
+) -> None:
+    attempt = Attempt(server, tmp_path)
+    if reason:
+        await attempt.put_event(reason, message="a job has failed")
+    else:
+        server.fault("/events", status=403, message="events are forbidden", times=99)
+    states = [state async for state in attempt.target.watch(attempt.folder, 1)]
+    assert states[-1].phase == phase
+    assert words in states[-1].reason
+
+
+async def test_a_watch_that_sees_only_the_end_of_the_end(server: KubeServer, tmp_path: Path) -> None:
+    """With no time between a run's end and its deletion, both are seen at once."""
+    attempt = Attempt(server, tmp_path, ttlSecondsAfterFinished=0)
+    done = {"type": "Completed", "status": "True", "lastTransitionTime": attempt.time(0.0)}
+    workload = {"kind": "JobSet", "metadata": {"name": attempt.name, "uid": UID}, "status": {"conditions": []}}
+    await server.put("jobsets", workload)
+    async with contextlib.aclosing(attempt.target.watch(attempt.folder, 1)) as states:
+        assert (await anext(states)).phase == phases.STARTING
+        await until(lambda: server.watches == 2)
+        await server.put("jobsets", {**workload, "status": {"conditions": [done]}})
+        await server.take("jobsets", attempt.name)
+        found = [state async for state in states]
+    assert [state.phase for state in found] == [phases.SUCCEEDED]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "wait_for", "warned"),
+    [(0, "running", True), (600, "submitted", True), (0, "succeeded", False), (86400, "running", False)],
+)
+async def test_a_preview_warns_where_an_end_may_be_forgotten(
+    server: KubeServer, tmp_path: Path, ttl: int, wait_for: str, warned: bool
+) -> None:
+    attempt = Attempt(server, tmp_path, ttlSecondsAfterFinished=ttl)
+    found = attempt.target.warnings(spec_of({"waitFor": wait_for}))
+    assert [f"{ttl} s after its end" in text for text in found] == [True] * warned

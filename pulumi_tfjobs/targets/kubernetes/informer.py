@@ -42,7 +42,8 @@ class Informer:
     ``async with informer``: from then on :attr:`items` has them by name (``namespace/name`` over all namespaces), each
     as ``trim`` leaves it; no more than that is held. :attr:`synced`: whether all were read once. :attr:`trouble` says
     why the server gives no answer now, empty while it does; ``patience`` is after how many seconds of that
-    :meth:`changes` raises TargetUnavailable. Where the server refuses, it raises Unreadable at once.
+    :meth:`changes` raises TargetUnavailable. Where the server refuses, it raises Unreadable at once. With
+    ``keep_removed``, :attr:`removed` has what was seen to be deleted, as it was last; whoever follows empties it.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Informer:
         *,
         trim: Trim = without_managed_fields,
         patience: float = PATIENT_SECONDS,
+        keep_removed: bool = False,
     ) -> None:
         self.items: dict[str, dict[str, Any]] = {}
+        self.removed: dict[str, dict[str, Any]] = {}
         self.synced = False
         self.trouble = ""
         self._connection = connection
@@ -66,6 +69,7 @@ class Informer:
         self._field = field
         self._trim = trim
         self._patience = patience
+        self._keep_removed = keep_removed
         self._version = ""
         self._failing_since: float | None = None
         self._failure: Exception | None = None
@@ -191,7 +195,10 @@ class Informer:
     def _take(self, what: str, item: dict[str, Any]) -> bool:
         """Whether it changes anything of what is kept."""
         if what == "DELETED":
-            return self.items.pop(self._key(item), None) is not None
+            key = self._key(item)
+            if self._keep_removed:
+                self.removed[key] = self._trim(item)
+            return self.items.pop(key, None) is not None
         if what not in {"ADDED", "MODIFIED"}:
             return False
         key, trimmed = self._key(item), self._trim(item)

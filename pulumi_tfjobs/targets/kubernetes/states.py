@@ -40,10 +40,19 @@ class Told(NamedTuple):
     by_us: bool = False
 
 
+class End(NamedTuple):
+    """How a workload has ended: a phase, the cluster's words, and when as far as that is known."""
+
+    phase: str
+    words: str
+    at: float | None
+
+
 class View(NamedTuple):
     """All that is known of an attempt.
 
-    ``workload``: the object itself, None where it is gone; ``gone`` says so in words. ``pods``: those that are there;
+    ``workload``: the object itself, None where it is gone; ``gone`` says so in words, and ``over`` how it had ended
+    before, where that is known. ``pods``: those that are there;
     ``past``: others, as they were last. ``told``: by replica and pod. ``stopped``: why we were to end it. ``queue``:
     why it waits to be let in, and its place. ``hindrance``: why pods are missing or do not start, where they do not say
     it themselves; ``waits``: for what pods that run wait before they begin. ``blamed``: which of several failed
@@ -57,6 +66,7 @@ class View(NamedTuple):
     told: Mapping[str, Mapping[str, Told]] = {}
     notes: tuple[str, ...] = ()
     gone: str = ""
+    over: End | None = None
     stopped: str = ""
     queue: str = ""
     position: int | None = None
@@ -65,14 +75,6 @@ class View(NamedTuple):
     blamed: str = ""
     trouble: str = ""
     restarts: tuple[Restart, ...] = ()
-
-
-class _End(NamedTuple):
-    """How a workload has ended: a phase, the cluster's words, and when as far as that is known."""
-
-    phase: str
-    words: str
-    at: float | None
 
 
 def told_by(events: Iterable[Any]) -> tuple[dict[str, dict[str, Told]], tuple[str, ...]]:
@@ -303,26 +305,26 @@ def _replica(
 # Its end
 
 
-def _end(view: View) -> _End | None:
+def _end(view: View) -> End | None:
     if view.workload is None:
         if view.stopped:
-            return _End(phases.CANCELLED, view.stopped, None)
-        return _End(phases.INTERRUPTED, view.gone, None)
+            return End(phases.CANCELLED, view.stopped, None)
+        return view.over or End(phases.INTERRUPTED, view.gone, None)
     end = _end_of(view.workload)
     if end is not None and view.stopped and end.phase != phases.SUCCEEDED:
         return end._replace(phase=phases.CANCELLED, words=view.stopped)
     return end
 
 
-def _end_of(workload: Mapping[str, Any]) -> _End | None:
+def _end_of(workload: Mapping[str, Any]) -> End | None:
     for condition in (workload.get("status") or {}).get("conditions") or ():
         if condition.get("status") == "True" and condition.get("type") in {"Completed", "Succeeded", "Failed"}:
             phase = phases.FAILED if condition["type"] == "Failed" else phases.SUCCEEDED
-            return _End(phase, str(condition.get("message") or ""), seconds(condition.get("lastTransitionTime")))
+            return End(phase, str(condition.get("message") or ""), seconds(condition.get("lastTransitionTime")))
     return None
 
 
-def _ended(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: _End, now: float) -> RunState:
+def _ended(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: End, now: float) -> RunState:
     last = max((item.finished_at for item in found.replicas if item.finished_at is not None), default=None)
     finished = max(filter(None, (last or end.at or now, found.started_at)))
     found = _told_end(found._replace(finished_at=finished), plan, view, pods, end)
@@ -334,7 +336,7 @@ def _ended(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, P
     return found
 
 
-def _told_end(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: _End) -> RunState:
+def _told_end(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place, Pod], end: End) -> RunState:
     if end.phase == phases.SUCCEEDED:
         return found._replace(phase=end.phase, exit_code=0)
     if end.phase != phases.FAILED:
@@ -355,7 +357,7 @@ def _told_end(found: RunState, plan: LaunchPlan, view: View, pods: Mapping[Place
     return found._replace(phase=end.phase, reason=reason + after, first_failure=first.name, exit_code=code)
 
 
-def _lost(pods: Mapping[Place, Pod], end: _End) -> str:
+def _lost(pods: Mapping[Place, Pod], end: End) -> str:
     """Why it has failed although no replica has: a pod was lost."""
     taken = next((pod for pod in pods.values() if pod.taken), None)
     if taken is not None:

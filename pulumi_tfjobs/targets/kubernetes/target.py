@@ -112,9 +112,12 @@ class KubernetesTarget(Target):
         return prospects.headroom(self.settings, plan)
 
     def warnings(self, spec: JobSpec, plan: LaunchPlan | None = None) -> tuple[str, ...]:
-        from pulumi_tfjobs.targets.kubernetes import prospects
+        from pulumi_tfjobs.targets.kubernetes import prospects, vanishing
 
-        return () if plan is None else prospects.warnings(self.settings, plan, secrets=bool(spec.secret_variables))
+        found = vanishing.forgetful(self.settings.ttl_seconds_after_finished, spec)
+        if plan is None:
+            return found
+        return (*found, *prospects.warnings(self.settings, plan, secrets=bool(spec.secret_variables)))
 
     def environment_state(self, environment: EnvironmentSpec) -> EnvironmentState:
         del environment
@@ -180,14 +183,15 @@ class KubernetesTarget(Target):
             if found is None:
                 return None
             plan = await adopting.plan_of(connection, found, at)
-            state = await watching.look(connection, found, folder, attempt, plan, let_in=record)
+            ttl = self.settings.ttl_seconds_after_finished
+            state = await watching.look(connection, found, folder, attempt, plan, let_in=record, ttl=ttl)
             if not record:
                 return state
             handle = await self._adopted(connection, found, at)
             if not state.finished:
                 return state
             # It has ended while nobody watched: what it has printed is brought, as long as it is there.
-            return await _last(watching.Watch(connection, handle, folder, attempt, plan).states())
+            return await _last(watching.Watch(connection, handle, folder, attempt, plan, ttl).states())
 
     async def _adopted(self, connection: Any, found: Found, at: AttemptFolder) -> Handle:
         from pulumi_tfjobs.targets.kubernetes import adopting
@@ -213,7 +217,8 @@ class KubernetesTarget(Target):
                 return
             plan = await adopting.plan_of(connection, found, at)
             handle = await self._adopted(connection, found, at)
-            watch = Watch(connection, handle, folder, attempt, plan)
+            ttl = self.settings.ttl_seconds_after_finished
+            watch = Watch(connection, handle, folder, attempt, plan, ttl)
             async with contextlib.aclosing(watch.states()) as states:
                 async for state in states:
                     yield state

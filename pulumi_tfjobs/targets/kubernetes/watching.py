@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typing_extensions import Self
@@ -27,8 +27,8 @@ from pulumi_tfjobs.targets.kubernetes.logs import Collector
 from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
-from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS
 from pulumi_tfjobs.targets.kubernetes.states import (
+    End,
     View,
     current_pods,
     is_suspended,
@@ -37,6 +37,7 @@ from pulumi_tfjobs.targets.kubernetes.states import (
     told_by,
     waits_of,
 )
+from pulumi_tfjobs.targets.kubernetes.vanishing import gone, how_it_ended, last_of
 from pulumi_tfjobs.targets.kubernetes.waiting import Waiting, ask_queue
 from pulumi_tfjobs.targets.local.blame import culprit
 from pulumi_tfjobs.targets.logfiles import tail_bytes
@@ -65,15 +66,25 @@ def watched(folder: RunFolder, attempt: int) -> RunState | None:
 
 
 async def look(
-    connection: Connection, found: Found, folder: RunFolder, attempt: int, plan: LaunchPlan, *, let_in: bool
+    connection: Connection,
+    found: Found,
+    folder: RunFolder,
+    attempt: int,
+    plan: LaunchPlan,
+    *,
+    let_in: bool,
+    ttl: int | None = None,
 ) -> RunState:
     """The attempt as it is now. Writes nothing here; ``let_in``: at the cluster, a run that waits is let in when it is
-    its turn."""
+    its turn. ``ttl``: after how many seconds the cluster deletes what has ended."""
     at = folder.attempt(attempt)
     pods = await connection.list(PODS, found.handle.namespace, naming.selector(folder.run_id, attempt))
     events = await asyncio.to_thread(recorded_events, at)
     told, notes = told_by(events)
     there = [pod for item in pods if (pod := pod_of(item)) is not None]
+    stopped, over = read_stop(at), None
+    if found.workload is None and not stopped:
+        over = await how_it_ended(connection, found.handle, patient=False)
     queue, position = "", None
     if found.workload is not None and is_suspended(found.workload):
         with contextlib.suppress(LaunchFailed, TargetUnavailable):
@@ -83,19 +94,15 @@ async def look(
         there,
         told=told,
         notes=notes,
-        gone=gone(found.handle),
-        stopped=read_stop(at),
+        gone=gone(found.handle, ttl),
+        over=over,
+        stopped=stopped,
         queue=queue,
         position=position,
         waits=waits_of(events, there),
         restarts=read_restarts(at),
     )
     return run_state(folder.run_id, attempt, plan, at, view, connection.now())
-
-
-def gone(handle: Handle) -> str:
-    """That the workload is not there any more, in words."""
-    return f"the {handle.api.kind} {handle.name} was deleted in {handle.namespace} by somebody else"
 
 
 class _Printed(NamedTuple):
@@ -117,10 +124,16 @@ class _Failed(NamedTuple):
 
 
 class Watch:
-    """Follows one attempt. :attr:`ready` is set once all of it was seen."""
+    """Follows one attempt. :attr:`ready` is set once all of it was seen. ``ttl``: see :func:`look`."""
 
     def __init__(
-        self, connection: Connection, handle: Handle, folder: RunFolder, attempt: int, plan: LaunchPlan
+        self,
+        connection: Connection,
+        handle: Handle,
+        folder: RunFolder,
+        attempt: int,
+        plan: LaunchPlan,
+        ttl: int | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self._connection = connection
@@ -129,6 +142,10 @@ class Watch:
         self._attempt = attempt
         self._at = folder.attempt(attempt)
         self._plan = plan
+        self._gone = gone(handle, ttl)
+        self._over: End | None = None
+        self._asked = False
+        self._last: Mapping[str, Any] | None = None
         self._woken = asyncio.Event()
         self._updated = 0
         self._failing_since: float | None = None
@@ -148,8 +165,8 @@ class Watch:
         handle, last = self._handle, None
         selector = naming.selector(self._folder.run_id, self._attempt)
         named = f"metadata.name={handle.name}"
-        workloads = Informer(self._connection, handle.api, handle.namespace, field=named, patience=PATIENT_SECONDS)
-        pods = Informer(self._connection, PODS, handle.namespace, selector, trim=trim, patience=PATIENT_SECONDS)
+        workloads = Informer(self._connection, handle.api, handle.namespace, field=named, keep_removed=True)
+        pods = Informer(self._connection, PODS, handle.namespace, selector, trim=trim, keep_removed=True)
         waker = _Waking(self._woken, workloads, pods)
         place = self._folder.root, self._attempt
         try:
@@ -201,6 +218,7 @@ class Watch:
         recorded = await asyncio.to_thread(read_end, self._at)
         if recorded is not None:
             return recorded
+        await self._see_gone(workloads)
         view = self._view(workloads, informer, collector)
         found = self._from(view)
         if not found.finished:
@@ -213,13 +231,22 @@ class Watch:
         last = self._from(self._view(workloads, informer, collector)._replace(blamed=blamed))
         return await asyncio.to_thread(write_end, self._at, last) if last.finished else last
 
+    async def _see_gone(self, workloads: Informer) -> None:
+        """Learn how it had ended, where it is not there any more: the cluster itself deletes what has ended, at once if
+        it is asked to."""
+        self._last = last_of(workloads.removed.pop(self._handle.name, None)) or self._last
+        there = self._handle.name in workloads.items or self._last is not None
+        if not there and not self._asked and not read_stop(self._at):
+            self._over = await how_it_ended(self._connection, self._handle, patient=True)
+            self._asked = True
+
     def _from(self, view: View) -> RunState:
         found = run_state(self._folder.run_id, self._attempt, self._plan, self._at, view, self._connection.now())
         self._updated = max(self._updated + 1, round(time.time() * 1000))
         return found._replace(updated=self._updated)
 
     def _view(self, workloads: Informer, informer: Informer, collector: Collector) -> View:
-        workload = workloads.items.get(self._handle.name)
+        workload = workloads.items.get(self._handle.name) or self._last
         pods = self._seen(informer)
         self._restarts.see(workload, [*self._past.values(), *pods], self._waiting.queue)
         events = list(self._events.values()) if collector.collecting else recorded_events(self._at)
@@ -232,7 +259,8 @@ class Watch:
             told=told,
             # What is wrong with logs while nothing answers is no news.
             notes=(*notes, collector.trouble) if collector.trouble and not trouble else notes,
-            gone=gone(self._handle),
+            gone=self._gone,
+            over=self._over,
             stopped=read_stop(self._at),
             queue=self._waiting.queue,
             position=self._waiting.position,
@@ -251,7 +279,8 @@ class Watch:
             self._pods[name] = known if known is not None and known[0] is item else (item, pod_of(item))
         there = [pod for _, pod in self._pods.values() if pod is not None]
         uids = {pod.uid for pod in there}
-        for _, pod in before.values():
+        removed, informer.removed = informer.removed, {}
+        for pod in (*(pod for _, pod in before.values()), *map(pod_of, removed.values())):
             if pod is not None and pod.uid not in uids:
                 self._past[pod.uid] = pod
         newest = max((pod.restart for pod in (*there, *self._past.values())), default=0)
