@@ -15,14 +15,20 @@ from tests.rig.cluster import Cluster
 
 
 class KubernetesPlace(Place):
-    def __init__(self, root: str, rig: Cluster, namespace: str) -> None:
+    def __init__(self, root: str, rig: Cluster, namespace: str, **changes: object) -> None:
         super().__init__()
         self.root = root
         self.rig = rig
         self.namespace = namespace
-        options, problems = KubernetesTarget.check_options(target_options(rig, namespace, sys.executable, root))
+        self._given = target_options(rig, namespace, sys.executable, root)
+        self.change(**changes)
+
+    def change(self, **options: object) -> None:
+        """Other options of the target, for runs that are launched from now on."""
+        self._given.update(options)
+        checked, problems = KubernetesTarget.check_options(self._given)
         assert problems == []
-        self.target = KubernetesTarget.from_options(options)
+        self.target = KubernetesTarget.from_options(checked)
 
     def folder(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.root, "runs", run_id))

@@ -25,8 +25,15 @@ def namespace(rig_node: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-async def place(tmp_path: Path, rig_node: Cluster, namespace: str) -> AsyncIterator[KubernetesPlace]:
-    place = KubernetesPlace(str(tmp_path), rig_node, namespace)
+def engine() -> str:
+    return "jobset"
+
+
+@pytest.fixture
+async def place(tmp_path: Path, rig_node: Cluster, namespace: str, engine: str) -> AsyncIterator[KubernetesPlace]:
+    if engine == "kubeflow":
+        rig_node.add("training-operator")
+    place = KubernetesPlace(str(tmp_path), rig_node, namespace, engine=engine)
     yield place
     await place.close()
     left = [pod for folder, attempt in place.launched for pod in place.alive(folder, attempt)]
@@ -69,3 +76,19 @@ class TestGroups(suite.Groups): ...
 
 
 class TestNothingLeft(suite.NothingLeft): ...
+
+
+class TestAsTFJobs:
+    """What depends on the kind of object that a run is: its ends, who is blamed for them, being stopped and found."""
+
+    @pytest.fixture
+    def engine(self) -> str:
+        return "kubeflow"
+
+    test_exit_code_of_a_failure = suite.Lifecycle.test_exit_code_of_a_failure
+    test_stop = suite.Lifecycle.test_stop
+    test_a_second_launch_of_an_attempt_does_nothing = suite.Lifecycle.test_a_second_launch_of_an_attempt_does_nothing
+    test_look_at_a_run_that_lives_and_then_has_ended = suite.Looking.test_look_at_a_run_that_lives_and_then_has_ended
+    test_parameter_servers_that_never_exit_are_ended = suite.Groups.test_parameter_servers_that_never_exit_are_ended
+    test_one_failed_member_ends_the_group = suite.Groups.test_one_failed_member_ends_the_group
+    test_a_failed_parameter_server_fails_the_run = suite.Groups.test_a_failed_parameter_server_fails_the_run

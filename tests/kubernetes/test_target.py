@@ -16,12 +16,12 @@ import pytest
 
 from pulumi_tfjobs.errors import LaunchFailed
 from pulumi_tfjobs.spec import state as phases
-from pulumi_tfjobs.spec.model import MultiWorker, ParameterServer
+from pulumi_tfjobs.spec.model import Horovod, MultiWorker
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.kubernetes.client import Connection
 from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
-from tests.conformance.kubernetes_place import KubernetesPlace, target_options
-from tests.conformance.place import closing, plan_of, read, replica
+from tests.conformance.kubernetes_place import KubernetesPlace
+from tests.conformance.place import closing, plan_of, read, replica, until, write
 from tests.conformance.suite import FOR_EVER
 from tests.rig.cluster import Cluster
 
@@ -49,6 +49,32 @@ def simulated(rig: Cluster, namespace: str, root: Path) -> KubernetesPlace:
     assert problems == []
     place.target = KubernetesTarget.from_options(options)
     return place
+
+
+HELD = """
+import os, time
+while os.environ["INDEX"] == "1" and not os.path.exists("/tfjobs/store/go"):
+    time.sleep(0.05)
+"""
+
+
+def pod_of(place: KubernetesPlace, replica: str) -> str | None:
+    """The pod that runs a replica now."""
+    kind, _, index = replica.rpartition("-")
+    for pod in items(place.rig, place.namespace, "pods"):
+        labels, status = pod["metadata"]["labels"], pod["status"]
+        if (
+            labels["tfjobs.pulumi.com/replica-type"] == kind
+            and labels["jobset.sigs.k8s.io/job-index"] == index
+            and "deletionTimestamp" not in pod["metadata"]
+            and any("running" in item["state"] for item in status.get("containerStatuses") or ())
+        ):
+            return str(pod["metadata"]["name"])
+    return None
+
+
+def log_of(place: KubernetesPlace, pod: str) -> str:
+    return place.rig.api.raw("GET", f"/api/v1/namespaces/{place.namespace}/pods/{pod}/log").decode()
 
 
 def items(rig: Cluster, namespace: str, kind: str) -> list[dict[str, Any]]:
@@ -261,10 +287,7 @@ async def test_a_run_that_somebody_deletes(real: KubernetesPlace) -> None:
 
 
 async def test_a_pod_that_somebody_deletes_is_started_again(real: KubernetesPlace) -> None:
-    options, _ = KubernetesTarget.check_options(
-        {**target_options(real.rig, real.namespace, real.interpreter, real.root), "maxPreemptions": 3}
-    )
-    real.target = KubernetesTarget.from_options(options)
+    real.change(maxPreemptions=3)
     folder = await real.launch(
         plan_of(MultiWorker(workers=2)),
         """
@@ -291,29 +314,43 @@ async def test_a_pod_that_somebody_deletes_is_started_again(real: KubernetesPlac
         assert read(os.path.join(restart.logs, f"{name}.log")) == "start 0\n"
 
 
-@pytest.mark.parametrize("fails", [False, True])
-async def test_a_tfjob(real: KubernetesPlace, fails: bool) -> None:
-    real.rig.add("training-operator")
-    options, _ = KubernetesTarget.check_options(
-        {**target_options(real.rig, real.namespace, real.interpreter, real.root), "engine": "kubeflow"}
-    )
-    real.target = KubernetesTarget.from_options(options)
+async def test_ranks_of_horovod_begin_together(real: KubernetesPlace) -> None:
+    """One of two pods is held back, as by a slow image. When both are there one is deleted, and both begin again."""
+    index = {"fieldRef": {"fieldPath": "metadata.annotations['jobset.sigs.k8s.io/job-index']"}}
+    held = {
+        "name": "held",
+        "image": real.rig.python_image(),
+        "imagePullPolicy": "Never",
+        "command": [real.interpreter, "-c", HELD],
+        "env": [{"name": "INDEX", "valueFrom": index}],
+        "volumeMounts": [
+            {"name": "tfjobs-store", "mountPath": "/tfjobs/store"},
+            *(
+                {"name": f"volume-{number}", "mountPath": volume["mountPath"], "readOnly": True}
+                for number, volume in enumerate(real.rig.python_volumes(real.interpreter))
+            ),
+        ],
+    }
+    real.change(maxPreemptions=3, podTemplatePatch={"spec": {"initContainers": [held]}})
     folder = await real.launch(
-        plan_of(ParameterServer(workers=2, parameter_servers=1)),
-        f"""
-        import signal
-        print(os.environ['TF_CONFIG'], flush=True)
-        if os.environ['TFJOBS_REPLICA_TYPE'] == 'ps': signal.pause()
-        if {fails} and os.environ['TFJOBS_REPLICA_INDEX'] == '1': sys.exit(3)
-        if {fails}: signal.pause()
+        plan_of(Horovod(nodes=2, processes_per_node=1)),
+        """
+        start = os.environ['TFJOBS_RESTART']
+        print('start', start, flush=True)
+        open(f"outputs/{start}-{os.environ['TFJOBS_RANK']}", 'w').close()
+        if start == '0':
+            import signal; signal.pause()
         """,
     )
-    state = await real.end(folder)
-    if fails:
-        assert (state.phase, state.first_failure, state.exit_code) == (phases.FAILED, "worker-1", 3)
-    else:
-        assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
-    assert replica(state, "ps-0").phase == "ended"
-    config = json.loads(real.log(state, "worker-1"))
-    assert config["cluster"]["ps"] == [f"{folder.run_id}-1-ps-0:2222"]
-    assert real.alive(folder) == []
+    end = asyncio.create_task(real.end(folder))
+    first = await until(lambda: pod_of(real, "worker-0"), "the first worker's pod runs")
+    await until(lambda: "waits for worker-1" in log_of(real, first), "it says whom it waits for")
+    assert os.listdir(folder.outputs) == [], "its rank has not begun without the other"
+    write(os.path.join(real.root, "go"))
+    await until(lambda: {"0-0", "0-1"} <= set(os.listdir(folder.outputs)), "both ranks have begun")
+    second = await until(lambda: pod_of(real, "worker-1"), "the second worker's pod runs")
+    real.rig.api.delete(f"/api/v1/namespaces/{real.namespace}/pods/{second}", grace=0)
+    state = await end
+    assert (state.phase, len(state.restarts)) == (phases.SUCCEEDED, 1), state
+    assert sorted(os.listdir(folder.outputs)) == ["0-0", "0-1", "1-0", "1-1"]
+    assert state.warnings == ()
