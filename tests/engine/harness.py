@@ -175,8 +175,14 @@ class Project:
         self._running.append(running)
         return running
 
-    def pulumi(self, *arguments: str, expected: int | None = 0, environment: Mapping[str, str] | None = None) -> Result:
-        result = self.start(*arguments, environment=environment).ends()
+    def pulumi(
+        self,
+        *arguments: str,
+        expected: int | None = 0,
+        environment: Mapping[str, str] | None = None,
+        deadline: float = DEADLINE,
+    ) -> Result:
+        result = self.start(*arguments, environment=environment).ends(deadline)
         assert expected is None or (result.code == 0) == (expected == 0), result.text
         assert "Traceback" not in without_farewell(result.text), result.text
         return result

@@ -143,8 +143,8 @@ class Running:
         (found,) = [process for process in children if PLUGIN in mentions(process, environment=False)]
         return found
 
-    def ends(self) -> Result:
-        code = self._process.wait(DEADLINE)
+    def ends(self, deadline: float = DEADLINE) -> Result:
+        code = self._process.wait(deadline)
         self._reader.join(DEADLINE)
         # A killed engine may have been in the middle of a line.
         lines = self._events.read_text(encoding="utf-8").splitlines() if self._events.exists() else []

@@ -18,6 +18,8 @@ from tests.engine.harness import Project
 from tests.kubernetes.cluster_jobs import Place
 
 ACCURACY = 0.95
+# TensorFlow alone takes half a minute to start where others train beside it.
+TRAINING_SECONDS = 300.0
 REPO = Path(__file__).resolve().parents[2]
 # How long the API server is away: longer than a client's own retries, as its restart on a real cluster is.
 OUTAGE_SECONDS = 20.0
@@ -50,7 +52,7 @@ def test_parameter_servers_learn_the_digits_from_python(project: Project, traini
     project.python(DIGITS.format(target=place.target(), source=source, python=place.python))
     preview = project.preview()
     assert "1 parameter server, 2 workers" in preview.said("digits")
-    project.up()
+    project.up(deadline=TRAINING_SECONDS)
     outputs = project.outputs()
     assert outputs["accuracy"] >= ACCURACY
     config = outputs["tfConfig"]
@@ -82,7 +84,7 @@ def test_horovod_learns_the_digits_from_yaml(project: Project, training_place: P
         {"digits": {"type": "tfjobs:index:TensorFlow", "properties": properties}},
         {"accuracy": '${digits.metrics["accuracy"]}', "logs": "${digits.logs}"},
     )
-    project.up()
+    project.up(deadline=TRAINING_SECONDS)
     outputs = project.outputs()
     assert outputs["accuracy"] >= ACCURACY
     assert set(outputs["logs"]) == {"worker-0", "worker-1"}
