@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine, Kubeflow
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine
 from pulumi_tfjobs.targets.kubernetes.objects import Request
 from tests.rig.cluster import Cluster
 from tests.unit.kubernetes_requests import CASES, HOROVOD, HOROVOD_MPI, JOBS, PS_CHIEF, request_of
@@ -93,16 +93,12 @@ def run_of(cluster: Cluster, namespace: str, engine: Engine, request: Request) -
     told = {host for names in hosts.values() for host in names}
 
     def all_run(pods: Any) -> bool:
-        phases = [pod["status"].get("phase") for pod in pods["items"] if not is_launcher(pod)]
+        phases = [pod["status"].get("phase") for pod in pods["items"]]
         return len(phases) == len(told) and set(phases) == {"Running"}
 
     path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={naming.RUN}%3D{naming.label(request.run_id)}"
     pods = cluster.api.wait(path, all_run, f"the pods of {request.name} run")["items"]
-    return told, {host_of(pod) for pod in pods if not is_launcher(pod)}
-
-
-def is_launcher(pod: dict[str, Any]) -> bool:
-    return bool(pod["metadata"]["labels"][naming.REPLICA_TYPE] == "launcher")
+    return told, {host_of(pod) for pod in pods}
 
 
 def host_of(pod: dict[str, Any]) -> str:
@@ -123,15 +119,3 @@ def test_pods_have_the_names_that_they_are_told(nodes: Cluster, engine: str, inp
         if engine == "kubeflow" and inputs is PS_CHIEF:  # below no common service: each has one of its own
             services = nodes.api.items(f"/api/v1/namespaces/{namespace}/services")
             assert {item["metadata"]["name"] for item in services} == told
-
-
-def test_training_operators_own_mpijob_is_taken() -> None:
-    """A cluster has one of the two kinds of MPIJob, so that this takes another."""
-    with Cluster() as cluster:
-        cluster.add("training-operator-mpi")
-        with cluster.add_gpu_nodes(1, gpus=8), cluster.namespace() as namespace:
-            request = request_of({**HOROVOD_MPI, "useGpu": True}, {"engine": "kubeflow"}, secrets=SECRET)
-            for item in Kubeflow(mpi="v1").objects(request):
-                is_taken(cluster, item)
-            told, found = run_of(cluster, namespace, Kubeflow(mpi="v1"), request)
-            assert found == told

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,10 @@ DEBIAN = {
     "containernetworking-plugins": "usr/lib/cni/bridge",
 }
 
+# ssh for mpirun between pods. No part of the key: nothing that is built depends on it; what is missing is unpacked.
+_LIBRARIES = f"usr/lib/{platform.machine()}-linux-gnu"
+SSH = {"openssh-server": "usr/sbin/sshd", "libwrap0": f"{_LIBRARIES}/libwrap.so.0"}
+
 _BUILD_FIX = (
     "Run the same command again: it goes on where it was. If the log speaks of a download, see that the Go\n"
     "module proxy (go env GOPROXY) is reached; of space, free 6 GB (go env GOCACHE GOMODCACHE)."
@@ -130,6 +135,12 @@ class Programs:
         return [self.home / "root/usr" / folder / name for folder in ("bin", "sbin")]
 
     @property
+    def sshd(self) -> dict[str, Path]:
+        """sshd and the library that it needs, where this machine has none of its own: name → file."""
+        found = {Path(file).name: self.home / "root" / file for file in SSH.values()}
+        return {} if _installed(SSH["openssh-server"]) else found
+
+    @property
     def cni(self) -> Path:
         """Folder of the network plugins."""
         installed = Path("/usr/lib/cni")
@@ -154,7 +165,8 @@ def key() -> str:
 def built() -> Programs | None:
     """The programs if they are built; None where `ensure` would have to build something."""
     home = cache_root() / "rig" / key()
-    return Programs(home) if read_json(home / "installed.json").get("whole") else None
+    whole = read_json(home / "installed.json").get("whole") and not _not_unpacked(home)
+    return Programs(home) if whole else None
 
 
 def ensure(reporter: Reporter | None = None, children: Children | None = None) -> Programs:
@@ -266,10 +278,16 @@ def _installed(file: str) -> bool:
     return Path("/", file).is_file() or ("/cni/" not in file and shutil.which(Path(file).name) is not None)
 
 
+def _not_unpacked(home: Path) -> list[str]:
+    root = home / "root"
+    wanted = {**DEBIAN, **SSH}
+    return [package for package, file in wanted.items() if not (_installed(file) or (root / file).is_file())]
+
+
 def _unpack(home: Path, runner: Runner) -> None:
     """Debian's packages, where their programs are not installed. Unpacking needs no root, and installs nothing."""
     root = home / "root"
-    missing = [package for package, file in DEBIAN.items() if not (_installed(file) or (root / file).is_file())]
+    missing = _not_unpacked(home)
     if not missing:
         return
     fix = (

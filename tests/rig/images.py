@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,10 +24,16 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _FOLDERS = ("dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var", "var/tmp", "work", "tfjobs")
 _OF_USR = ("bin", "lib", "lib64", "sbin")
 _FILES = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/tmp:/bin/false\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/tmp:/bin/false\n"
+    "sshd:x:74:65534::/run/sshd:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
+# Debian's, which was only unpacked, and so does not find its library by itself. Below /usr is what this machine has.
+_SSHD = """\
+#!/bin/sh
+LD_LIBRARY_PATH=/opt/ssh exec /opt/ssh/sshd "$@"
+"""
 
 
 class Volume(TypedDict):
@@ -37,12 +44,13 @@ class Volume(TypedDict):
     readOnly: bool
 
 
-def archives(folder: Path, pause: str) -> list[Path]:
+def archives(folder: Path, pause: str, sshd: Mapping[str, Path] | None = None) -> list[Path]:
     """The rig's images as archives for `ctr images import`.
 
     Args:
         folder: Where they are written.
         pause: The program that a pod's sandbox runs.
+        sshd: The program `sshd` and its libraries, where pods do not have them from this machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with io.BytesIO() as data:
@@ -51,7 +59,7 @@ def archives(folder: Path, pause: str) -> list[Path]:
         sandbox = data.getvalue()
     found = [folder / "pause.tar", folder / "python.tar"]
     _write(found[0], PAUSE, sandbox, entrypoint=["/pause"])
-    _write(found[1], PYTHON, _python_layer())
+    _write(found[1], PYTHON, _python_layer(sshd or {}))
     return found
 
 
@@ -71,7 +79,7 @@ def python_volumes(interpreter: str | Path) -> list[Volume]:
     return [{"hostPath": path, "mountPath": path, "readOnly": True} for path in tops]
 
 
-def _python_layer() -> bytes:
+def _python_layer(sshd: Mapping[str, Path]) -> bytes:
     with io.BytesIO() as data:
         with tarfile.open(fileobj=data, mode="w") as layer:
             for name in _FOLDERS:
@@ -88,6 +96,10 @@ def _python_layer() -> bytes:
                 layer.addfile(entry)
             for name, text in _FILES.items():
                 _add_file(layer, name, text.encode(), 0o644)
+            for name, path in sshd.items():
+                _add_file(layer, f"opt/ssh/{name}", path.read_bytes(), 0o755)
+            if sshd:
+                _add_file(layer, "opt/ssh/bin/sshd", _SSHD.encode(), 0o755)
         return data.getvalue()
 
 
@@ -103,7 +115,7 @@ def _write(path: Path, name: str, layer: bytes, entrypoint: list[str] | None = N
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": {
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/ssh/bin"],
                 "Entrypoint": entrypoint,
             },
             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},

@@ -172,7 +172,9 @@ class RealNode:
             "containerd", self._inside(self._programs.system("containerd"), f"--config={config}"), {"PATH": path}
         )
         self._processes.wait("containerd", lambda: _accepts(socket_path))
-        for archive in images.archives(self._cluster.folder / "images", self._programs.go("pause")):
+        for archive in images.archives(
+            self._cluster.folder / "images", self._programs.go("pause"), self._programs.sshd
+        ):
             done = subprocess.run(
                 self._inside(
                     self._programs.system("ctr"),

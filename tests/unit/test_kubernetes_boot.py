@@ -49,6 +49,8 @@ class Pod:
         interpreter: str = sys.executable,
         store: Path | None = None,
         env: dict[str, str] | None = None,
+        words: tuple[str, ...] = (),
+        keys: dict[str, str] | None = None,
         **changes: Any,
     ) -> None:
         self.root = root
@@ -58,8 +60,10 @@ class Pod:
             (given / name).parent.mkdir(parents=True, exist_ok=True)
             (given / name).write_text(text)
         content = source.archive(str(given))
-        for folder in ("boot", "run", "source", "work"):
+        for folder in ("boot", "run", "source", "work", "ssh"):
             (root / folder).mkdir()
+        for name, text in (keys or {}).items():
+            (root / "ssh" / name).write_text(text)
         (root / "boot" / "tfjobs.pyz").write_bytes(pyz())
         if store is not None:
             (root / "store").symlink_to(store)
@@ -95,7 +99,7 @@ class Pod:
             **(env or {}),
         }
         self.process = subprocess.Popen(
-            [interpreter, str(root / "boot" / "tfjobs.pyz")], env=variables, stdout=subprocess.PIPE, text=True
+            [interpreter, str(root / "boot" / "tfjobs.pyz"), *words], env=variables, stdout=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
         self._more = threading.Condition()

@@ -74,7 +74,11 @@ def test_the_kubeflow_engine_needs_what_the_job_needs() -> None:
     assert 'say engine: "jobset", which is there' in tfjob.fix
     (mpijob,) = not_installed(options, MPI, Installed(tfjob="v1"))
     assert "mpi-operator" in mpijob.fix
-    assert not not_installed(options, MPI, Installed(mpijob="v1"))
+    assert not not_installed(options, MPI, Installed(mpijob="v2beta1"))
+    (other,) = not_installed(options, MPI, Installed(mpijob="v1"))
+    assert other.path == "distribution.controller"
+    assert "training-operator's (v1)" in other.found
+    assert "controller: gloo" in other.fix
 
 
 def test_a_gpu_resource_that_no_node_has_is_told_with_the_nearest() -> None:

@@ -11,7 +11,7 @@ import pytest
 from pulumi_tfjobs.spec.retrying import is_retried
 from pulumi_tfjobs.targets.base import RunContext
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Kubeflow
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES
 from pulumi_tfjobs.targets.kubernetes.members import PORT
 from pulumi_tfjobs.targets.kubernetes.objects import BOOT, times
 from pulumi_tfjobs.targets.kubernetes.patching import merged
@@ -350,32 +350,23 @@ def test_horovod_over_gloo_is_a_tfjob_of_workers() -> None:
     assert {name: item["replicas"] for name, item in replicas.items()} == {"Worker": 2}
 
 
-@pytest.mark.parametrize("version", ["v2beta1", "v1"])
-def test_mpirun_starts_a_rank_for_each_process(version: Any) -> None:
+def test_an_mpijob_has_a_launcher_and_pods_that_lend_their_processors() -> None:
     request = request_of({**HOROVOD_MPI, "useGpu": True}, {"engine": "kubeflow", "cpu": "2"}, secrets=SECRET)
-    engine = Kubeflow(mpi=version)
+    engine = ENGINES["kubeflow"]
     config, _, workload = engine.objects(request)
-    assert workload["apiVersion"] == engine.api(request.plan).api_version == f"kubeflow.org/{version}"
+    assert workload["apiVersion"] == engine.api(request.plan).api_version == "kubeflow.org/v2beta1"
     spec = workload["spec"]
     assert (spec["slotsPerWorker"], spec["mpiReplicaSpecs"]["Worker"]["replicas"]) == (4, 2)
     launcher, worker = container_of(workload, "launcher"), container_of(workload)
-    text = " ".join(launcher["command"])
-    assert text.startswith("mpirun ")
-    assert " -np 8 " in text
-    assert "-x TOKEN" in text
-    assert text.endswith("python3 /tfjobs/boot/tfjobs.pyz rank")
-    assert "command" not in worker  # sshd, or what the operator's exec needs
+    assert launcher["command"] == ["python3", "/tfjobs/boot/tfjobs.pyz", "launch"]
+    assert worker["command"] == ["python3", "/tfjobs/boot/tfjobs.pyz", "lend"]
     assert "resources" not in launcher
     assert worker["resources"]["limits"] == {"nvidia.com/gpu": "4"}
-    assert list(json.loads(config["data"]["run.json"])["hosts"]) == ["worker"]
-    token = {"automountServiceAccountToken"} & set(pod_of(workload, "launcher")["spec"])
-    if version == "v1":
-        assert not token  # its launcher asks the API to exec into the workers
-        assert spec["mainContainer"] == worker["name"]
-    else:
-        assert token
-        assert spec["sshAuthMountPath"] == "/root/.ssh"
-        assert spec["launcherCreationPolicy"] == "WaitForWorkersReady"
+    hosts = json.loads(config["data"]["run.json"])["hosts"]
+    assert hosts["launcher"] == [f"{request.name}-launcher.{request.name}"]
+    assert hosts["worker"] == [f"{request.name}-worker-{number}.{request.name}" for number in (0, 1)]
+    # Its operator mounts the keys with modes that only root can read, where they are in root's home.
+    assert spec["sshAuthMountPath"] == "/tfjobs/ssh"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.base import Recalled
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes import naming, runfile
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, JOB_SETS, MPI_JOBS, MPI_JOBS_V1, SECRETS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.failures import Conflict, Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, read_handle, read_plan, write_handle
 
@@ -33,12 +33,9 @@ class Found(NamedTuple):
 
 async def kinds(connection: Connection) -> Sequence[Api]:
     """The kinds of workloads that the cluster has."""
-    from pulumi_tfjobs.targets.kubernetes.detecting import detect
+    from pulumi_tfjobs.targets.kubernetes.detecting import detect, kinds_of
 
-    installed = await detect(connection)
-    mpi = MPI_JOBS_V1 if installed.mpijob == "v1" else MPI_JOBS
-    served = ((JOB_SETS, installed.jobset), (TF_JOBS, installed.tfjob), (mpi, installed.mpijob))
-    return [api for api, version in served if version]
+    return kinds_of(await detect(connection))
 
 
 async def find(connection: Connection, at: AttemptFolder, run_id: str) -> Found | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
-from pulumi_tfjobs.targets.kubernetes.api import Api
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, TF_JOBS, Api
 from pulumi_tfjobs.targets.kubernetes.permissions import Permission
 from pulumi_tfjobs.targets.kubernetes.sharing import kept
 
@@ -140,6 +140,16 @@ def served(resources: Mapping[tuple[str, str], list[str]]) -> Installed:
         mpijob="v2beta1" if "v2beta1" in mpi else next(iter(mpi), ""),
         visibility=first("visibility.kueue.x-k8s.io", "localqueues"),
     )
+
+
+def kinds_of(installed: Installed) -> list[Api]:
+    """The kinds of workloads there that may be ours."""
+    served = (
+        (JOB_SETS, installed.jobset),
+        (TF_JOBS, installed.tfjob),
+        (MPI_JOBS, installed.mpijob == MPI_JOBS.version),  # of training-operator's own kind we make none
+    )
+    return [api for api, there in served if there]
 
 
 async def _deployment(connection: Connection, namespace: str, name: str) -> dict[str, Any] | None:

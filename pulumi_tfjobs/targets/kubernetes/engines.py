@@ -11,7 +11,8 @@ from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import Horovod, JobSpec, MultiWorker
 from pulumi_tfjobs.spec.retrying import INFRASTRUCTURE
 from pulumi_tfjobs.targets.kubernetes import jobset, kubeflow
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.members import LAUNCHER
 from pulumi_tfjobs.targets.kubernetes.objects import Request, config_map, hosts_of, secret
 
 _USE_JOBSET = 'leave computeTarget.engine out (it is "jobset" then)'
@@ -71,17 +72,13 @@ class JobSets:
 
 @dataclass(frozen=True)
 class Kubeflow:
-    """Kubeflow's TFJob and MPIJob. ``mpi``: the version of MPIJob that the cluster has, mpi-operator's (``v2beta1``) or
-    training-operator's (``v1``)."""
+    """Kubeflow's TFJob, and mpi-operator's MPIJob."""
 
     name: str = "kubeflow"
     controllers: frozenset[str] = frozenset({"gloo", "mpi"})
-    mpi: kubeflow.MpiVersion = "v2beta1"
 
     def api(self, plan: LaunchPlan) -> Api:
-        if not kubeflow.is_mpi(plan):
-            return TF_JOBS
-        return MPI_JOBS if self.mpi == "v2beta1" else MPI_JOBS_V1
+        return MPI_JOBS if kubeflow.is_mpi(plan) else TF_JOBS
 
     def check(self, spec: JobSpec) -> list[InputProblem]:
         found = []
@@ -128,9 +125,8 @@ class Kubeflow:
 
     def objects(self, request: Request) -> list[dict[str, Any]]:
         if kubeflow.is_mpi(request.plan):
-            # Pods of the v1 have no service; nobody but mpirun needs their names.
-            host = kubeflow.MPIJOB_HOST if self.mpi == "v2beta1" else kubeflow.TFJOB_HOST
-            return [*_beside(request, host), kubeflow.mpijob(request, self.mpi)]
+            launcher = {LAUNCHER: [kubeflow.LAUNCHER_HOST.format(name=request.name)]}
+            return [*_beside(request, kubeflow.MPIJOB_HOST, launcher), kubeflow.mpijob(request)]
         return [*_beside(request, kubeflow.TFJOB_HOST), kubeflow.tfjob(request)]
 
     def suspended(self, workload: Mapping[str, Any]) -> bool:
@@ -143,6 +139,6 @@ class Kubeflow:
 ENGINES: Mapping[str, Engine] = {"jobset": JobSets(), "kubeflow": Kubeflow()}
 
 
-def _beside(request: Request, host: str) -> list[dict[str, Any]]:
-    found = [config_map(request, hosts_of(request, host))]
+def _beside(request: Request, host: str, more: Mapping[str, list[str]] | None = None) -> list[dict[str, Any]]:
+    found = [config_map(request, {**hosts_of(request, host), **(more or {})})]
     return [*found, secret(request)] if request.secrets else found

@@ -18,6 +18,7 @@ from pulumi_tfjobs.targets.kubernetes.api import PODS, path_of
 from pulumi_tfjobs.targets.kubernetes.client import Connection
 from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Later, Unreadable
 from pulumi_tfjobs.targets.kubernetes.keeping import Event, Keeper
+from pulumi_tfjobs.targets.kubernetes.naming import REPLICA_TYPE
 from pulumi_tfjobs.targets.kubernetes.reading import MARKER, LogReader
 from pulumi_tfjobs.targets.kubernetes.retrying import Backoff
 
@@ -45,6 +46,7 @@ _REPLICA = re.compile(rb"\[([a-z]+-\d+)\] ")
 _PLACES = (
     ("jobset.sigs.k8s.io/replicatedjob-name", "jobset.sigs.k8s.io/job-index"),
     ("training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"),
+    (REPLICA_TYPE, "training.kubeflow.org/replica-index"),  # mpi-operator says only the number
 )
 _RESTART = "jobset.sigs.k8s.io/restart-attempt"
 

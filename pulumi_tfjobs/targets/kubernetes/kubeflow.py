@@ -5,30 +5,25 @@ Horovod over Gloo is a TFJob of workers alone: it needs pods that know each othe
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.boot.ssh import KEYS
 from pulumi_tfjobs.targets.kubernetes.jobset import queue_labels
-from pulumi_tfjobs.targets.kubernetes.members import Group, groups
-from pulumi_tfjobs.targets.kubernetes.objects import BOOT, Request, pod_template
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
-
-MpiVersion = Literal["v2beta1", "v1"]
+from pulumi_tfjobs.targets.kubernetes.members import LAUNCH, LAUNCHER, LEND, Group, groups
+from pulumi_tfjobs.targets.kubernetes.objects import ROOT, Request, pod_template
 
 # Services of its operator have these names; a JobSet's pods are below one service.
 TFJOB_HOST = "{name}-{type}-{index}"
 MPIJOB_HOST = "{name}-{type}-{index}.{name}"
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
-LAUNCHER = "launcher"
-RANK = "rank"  # the bootstrap's word for being one of the processes that mpirun starts
+OTHER_MPIJOB = "the cluster's MPIJob is training-operator's (v1), which starts ranks another way"
+TO_FIX_MPIJOB = "To fix: install mpi-operator (v2beta1) in its place, or say controller: gloo"
+LAUNCHER_HOST = "{name}-launcher.{name}"
 TFJOB_CONTAINER = "tensorflow"
 _TFJOB_PORT = "tfjob-port"
-_SSH = "/root/.ssh"
-_HOSTS = "/etc/mpi/hostfile"
 _TYPES = {"chief": "Chief", "master": "Master", "ps": "PS", "worker": "Worker", "evaluator": "Evaluator"}
-# What a process of mpirun has of the launcher's variables: ssh brings none with it.
-_PASSED = ("PATH", "LD_LIBRARY_PATH")
 
 
 def tfjob(request: Request) -> dict[str, Any]:
@@ -55,44 +50,26 @@ def tfjob(request: Request) -> dict[str, Any]:
     )
 
 
-def mpijob(request: Request, version: MpiVersion = "v2beta1") -> dict[str, Any]:
-    """The MPIJob of an attempt, for mpi-operator (``v2beta1``) or training-operator (``v1``). The launcher runs mpirun,
-    which reaches the workers over ssh (``v2beta1``; the image has sshd) or by exec into their pods (``v1``)."""
+def mpijob(request: Request) -> dict[str, Any]:
+    """The MPIJob of an attempt, for mpi-operator. The launcher waits for the workers, and runs mpirun, which reaches
+    them over ssh: the image has Open MPI and OpenSSH's server and client."""
     workers = next(group for group in groups(request.plan) if group.type == "worker")
     # Of it there is one, and it trains nothing: no GPU, and no CPU to speak of.
-    launcher = _pod(request, Group(LAUNCHER, ((),)), mpirun(request))
+    launcher = _pod(request, Group(LAUNCHER, ((),)), LAUNCH)
     launcher["metadata"]["labels"][REPLICA_INDEX] = "0"
+    worker = _pod(request, workers, LEND)
     spec: dict[str, Any] = {
         "slotsPerWorker": max(len(pod) for pod in workers.pods),
         "runPolicy": _run_policy(request),
         "mpiReplicaSpecs": {
             "Launcher": {"replicas": 1, "restartPolicy": "Never", "template": launcher},
-            "Worker": {"replicas": len(workers.pods), "restartPolicy": "Never", "template": _pod(request, workers, [])},
+            "Worker": {"replicas": len(workers.pods), "restartPolicy": "Never", "template": worker},
         },
-    }
-    if version == "v1":
-        launcher["spec"].pop("automountServiceAccountToken", None)  # it asks the API to exec into the workers
-        return _workload(request, MPI_JOBS_V1, {**spec, "mainContainer": CONTAINER})
-    spec |= {
-        "sshAuthMountPath": _SSH,
+        # Elsewhere than in root's home, so that it can be read by whoever the image runs as.
+        "sshAuthMountPath": f"{ROOT}/{KEYS}",
         "mpiImplementation": "OpenMPI",
-        "launcherCreationPolicy": "WaitForWorkersReady",
     }
     return _workload(request, MPI_JOBS, spec)
-
-
-def mpirun(request: Request) -> list[str]:
-    """What the launcher runs: the bootstrap once for each rank. Secrets are passed by name."""
-    passed = [part for name in (*_PASSED, *sorted(request.secrets)) for part in ("-x", name)]
-    return [
-        "mpirun",
-        "--allow-run-as-root",
-        *("--hostfile", _HOSTS),
-        *("-np", str(sum(replica.type == "worker" for replica in request.plan.replicas))),
-        *("--bind-to", "none", "--map-by", "slot"),
-        *passed,
-        *(request.python, BOOT, RANK),
-    ]
 
 
 def is_mpi(plan: LaunchPlan) -> bool:
@@ -132,10 +109,10 @@ def _tfjob_pod(request: Request, group: Group) -> dict[str, Any]:
     return template
 
 
-def _pod(request: Request, group: Group, command: list[str]) -> dict[str, Any]:
+def _pod(request: Request, group: Group, word: str) -> dict[str, Any]:
     # The launcher's Job does not label its pods with a number; there is only one.
     index = {"value": "0"} if group.type == LAUNCHER else _index()
-    return pod_template(request, group, index=index, command=command)
+    return pod_template(request, group, index=index, words=[word])
 
 
 def _index() -> dict[str, Any]:

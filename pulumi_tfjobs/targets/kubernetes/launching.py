@@ -17,10 +17,10 @@ from pulumi_tfjobs.targets.kubernetes.adopting import adopt, owner_of
 from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.boot import package
 from pulumi_tfjobs.targets.kubernetes.capacity import admit
-from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine, Kubeflow
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, write_handle
-from pulumi_tfjobs.targets.kubernetes.kubeflow import is_mpi
+from pulumi_tfjobs.targets.kubernetes.kubeflow import OTHER_MPIJOB, TO_FIX_MPIJOB, is_mpi
 from pulumi_tfjobs.targets.kubernetes.objects import Request, Source
 from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.room import WAITING
@@ -84,12 +84,14 @@ async def launch(
 
 
 async def _engine(connection: Connection, options: Options, plan: LaunchPlan) -> Engine:
-    """The one asked for; of Kubeflow's, with the kind of MPIJob that the cluster has."""
+    """The one asked for. Raises LaunchFailed where the cluster has another kind of MPIJob than ours."""
     if options.engine != "kubeflow" or not is_mpi(plan):
         return ENGINES[options.engine]
     from pulumi_tfjobs.targets.kubernetes.detecting import detect
 
-    return Kubeflow(mpi="v1" if (await detect(connection)).mpijob == "v1" else "v2beta1")
+    if (await detect(connection)).mpijob == "v1":
+        raise LaunchFailed(f"{OTHER_MPIJOB}. {TO_FIX_MPIJOB}")
+    return ENGINES[options.engine]
 
 
 def _record(plan: LaunchPlan, attempt: int, context: RunContext) -> dict[str, Any]:

@@ -8,7 +8,15 @@ from pulumi_tfjobs.spec.launch import LaunchPlan, ReplicaPlan
 
 PORT = 2222
 RENDEZVOUS_PORT = 29500  # of Horovod, in the first worker's pod
-MEETING_PORT = 29501  # where pods wait for each other, in the pod of rank 0
+MEETING_PORT = 29501  # where pods wait for each other, in the pod of rank 0 (with mpirun, in the launcher's)
+SSH_PORT = 29502  # by which mpirun reaches the workers
+
+LAUNCHER = "launcher"
+# The bootstrap's words for what it is in a pod of an MPIJob: the one that runs mpirun, one that lends its processors to
+# ranks, and such a rank itself. Without a word it runs the pod's replicas.
+LAUNCH = "launch"
+LEND = "lend"
+RANK = "rank"
 
 
 class Group(NamedTuple):

@@ -12,10 +12,10 @@ from pulumi_tfjobs.errors import InputProblem, TargetUnavailable
 from pulumi_tfjobs.spec import pins
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.suggest import nearest
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, SECRETS, Api
+from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.detecting import QUICK_SECONDS, Installed, denied, detect
 from pulumi_tfjobs.targets.kubernetes.failures import Unreadable
-from pulumi_tfjobs.targets.kubernetes.kubeflow import is_mpi
+from pulumi_tfjobs.targets.kubernetes.kubeflow import OTHER_MPIJOB, is_mpi
 from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.packing import Node
 from pulumi_tfjobs.targets.kubernetes.permissions import PERMISSIONS, Permission
@@ -134,7 +134,11 @@ def not_installed(options: Options, plan: LaunchPlan, installed: Installed) -> l
         lacks("engine", "JobSet", "jobset", ', or say engine: "kubeflow", which is there' if others else "")
     jobset = ', or say engine: "jobset", which is there' if installed.jobset else ""
     if options.engine == "kubeflow" and is_mpi(plan) and not installed.mpijob:
-        lacks("engine", "MPIJob", "mpijob", jobset)
+        lacks("engine", "MPIJob", "mpijob", ", or say controller: gloo")
+    elif options.engine == "kubeflow" and is_mpi(plan) and installed.mpijob != MPI_JOBS.version:
+        fix = "say controller: gloo, which needs no MPIJob; or install mpi-operator in its place: a cluster has one"
+        expected = f"mpi-operator's ({MPI_JOBS.version})"
+        found.append(InputProblem("distribution.controller", OTHER_MPIJOB, expected, fix))
     if options.engine == "kubeflow" and not is_mpi(plan) and not installed.tfjob:
         lacks("engine", "TFJob", "tfjob", jobset)
     if options.queue and not installed.kueue:

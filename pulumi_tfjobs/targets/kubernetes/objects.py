@@ -118,11 +118,10 @@ def pod_template(
     index: Mapping[str, Any],
     restart: Mapping[str, Any] | None = None,
     container: str = CONTAINER,
-    command: Sequence[str] | None = None,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The template of a group's pods. ``index`` and ``restart`` say where a pod finds its own number and how often the
-    group was started again, as ``valueFrom`` of a variable. ``command``: other than the bootstrap; empty for the
-    image's, or the engine's own."""
+    group was started again, as ``valueFrom`` of a variable. ``words``: what the bootstrap is told besides."""
     options = request.options
     volumes, mounts = _volumes(request)
     variables: list[dict[str, Any]] = [
@@ -135,7 +134,7 @@ def pod_template(
         "name": container,
         "image": options.image,
         "imagePullPolicy": options.image_pull_policy,
-        "command": [request.python, BOOT] if command is None else list(command),
+        "command": [request.python, BOOT, *words],
         "env": variables,
         "envFrom": [{"secretRef": {"name": request.name}}] if request.secrets else [],
         "resources": resources,

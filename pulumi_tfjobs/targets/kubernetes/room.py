@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pulumi_tfjobs.errors import TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes import naming
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, NODES, PODS, QUOTAS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import NODES, PODS, QUOTAS, Api
 from pulumi_tfjobs.targets.kubernetes.demand import needs_of
-from pulumi_tfjobs.targets.kubernetes.detecting import Installed, detect
+from pulumi_tfjobs.targets.kubernetes.detecting import Installed, detect, kinds_of
 from pulumi_tfjobs.targets.kubernetes.failures import Gone, Unreadable
 from pulumi_tfjobs.targets.kubernetes.packing import Need, Node
 from pulumi_tfjobs.targets.kubernetes.pods import seconds
@@ -186,9 +186,6 @@ async def _true(done: Any) -> bool:
 async def _read_runs(
     connection: Connection, installed: Installed, room: Room, notes: list[str], patient: bool | float
 ) -> None:
-    mpi = MPI_JOBS if installed.mpijob == "v2beta1" else MPI_JOBS_V1
-    served = ((JOB_SETS, installed.jobset), (TF_JOBS, installed.tfjob), (mpi, installed.mpijob))
-
     async def read(api: Api) -> None:
         def taken(items: list[dict[str, Any]]) -> dict[str, Run]:
             return {run.key: run for item in items if (run := run_of(api, item)) is not None}
@@ -201,7 +198,7 @@ async def _read_runs(
             )
         room.runs.update(found or {})
 
-    await asyncio.gather(*(read(api) for api, version in served if version))
+    await asyncio.gather(*(read(api) for api in kinds_of(installed)))
 
 
 def run_of(api: Api, item: Mapping[str, Any]) -> Run | None:

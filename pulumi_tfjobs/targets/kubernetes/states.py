@@ -14,8 +14,8 @@ from pulumi_tfjobs.spec.launch import LaunchPlan, ReplicaPlan
 from pulumi_tfjobs.spec.state import ReplicaState, Restart, RunState
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes.ends import TIMED_OUT
-from pulumi_tfjobs.targets.kubernetes.kubeflow import LAUNCHER, is_mpi
-from pulumi_tfjobs.targets.kubernetes.members import groups
+from pulumi_tfjobs.targets.kubernetes.kubeflow import is_mpi
+from pulumi_tfjobs.targets.kubernetes.members import LAUNCHER, groups
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, seconds
 
 ENDED = "ended"

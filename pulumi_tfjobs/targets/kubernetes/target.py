@@ -76,8 +76,7 @@ class KubernetesTarget(Target):
         return Capabilities(
             slots=self.settings.slots,
             gpus=None,
-            # What pods do as ranks of an MPIJob is not there yet.
-            controllers=ENGINES[self.settings.engine].controllers - {"mpi"},
+            controllers=ENGINES[self.settings.engine].controllers,
             elastic=False,
             hourly_price=self.settings.hourly_price,
             currency=self.settings.currency,

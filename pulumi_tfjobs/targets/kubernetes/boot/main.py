@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from pulumi_tfjobs.targets.kubernetes.boot import mpi
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
 from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable
 from pulumi_tfjobs.targets.kubernetes.boot.output import Output
@@ -11,6 +13,7 @@ from pulumi_tfjobs.targets.kubernetes.boot.pod import Pod, terminate
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import ToldToEnd, TooLate
 from pulumi_tfjobs.targets.kubernetes.ends import BY_ORDER, BY_START, BY_TIME, NO_START, TIMED_OUT, TOLD_TO_END
+from pulumi_tfjobs.targets.kubernetes.members import LAUNCH, LEND, RANK
 from pulumi_tfjobs.targets.kubernetes.runfile import read_folder
 
 ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
@@ -18,6 +21,8 @@ ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
 
 def main() -> int:
     """Run this pod's replicas; the container's exit code."""
+    if sys.argv[1:] == [RANK]:
+        return mpi.run_rank(ROOT)
     output = Output()
     try:
         return _main(output)
@@ -29,6 +34,10 @@ def _main(output: Output) -> int:
     ending = Ending()
     try:
         run = read_folder(os.path.join(ROOT, "run"))
+        if sys.argv[1:] == [LAUNCH]:
+            return mpi.launch(ROOT, run, output, ending)
+        if sys.argv[1:] == [LEND]:
+            return mpi.lend(ROOT, run, output, ending)
         pod = Pod(ROOT, run, output, ending)
         pod.make_ready()
         values = pod.values()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import ToldToEnd, Waiting
 
 _TELL_SECONDS = 1.0
@@ -40,7 +41,8 @@ class Guest:
 
 class Host(threading.Thread):
     """Waits for the pods ``others`` and then lets all begin; with none, whoever comes may begin at once. ``run`` names
-    the start of the run: its id, attempt and restart. :attr:`complete` is set when all may begin.
+    the start of the run: its id, attempt and restart. :attr:`complete` is set when all may begin; :attr:`trouble` says
+    why a pod cannot; :attr:`address` is this pod's as others have reached it.
 
     Raises OSError where the port is taken.
     """
@@ -48,6 +50,8 @@ class Host(threading.Thread):
     def __init__(self, run: str, others: Iterable[str], port: int) -> None:
         super().__init__(daemon=True)
         self.complete = threading.Event()
+        self.trouble = ""
+        self.address = ""
         self._run = run
         self._others = frozenset(others)
         self._here: dict[str, Guest] = {}
@@ -120,7 +124,11 @@ class Host(threading.Thread):
             self._say(guest, refused=True)
             self._drop(guest)
             return
+        if said.get("failed"):
+            self.trouble = self.trouble or f"{pod}: {said['failed']}"
+            return
         guest.pod = pod
+        self.address = guest.link.getsockname()[0]
         before = self._here.get(pod)
         self._here[pod] = guest
         if before is not None:
@@ -166,8 +174,8 @@ def attend(
     host: str, port: int, name: str, said: dict[str, str], waiting: Waiting, known: Callable[[], bool] = lambda: False
 ) -> str:
     """Meet at the host, the pod ``name``, until all may begin; the host's address. ``said``: ``run``, ``pod`` and
-    ``id``, which no other process has. ``known``: whether this pod may begin is known otherwise; the address is empty
-    then. Raises ToldToEnd, TooLate."""
+    ``id``, which no other process has; ``failed``, why this one cannot begin. ``known``: whether this pod may begin is
+    known otherwise; the address is empty then. Raises ToldToEnd, TooLate."""
     while not known():
         waiting.check()
         try:
@@ -218,8 +226,10 @@ def _waited(link: socket.socket, name: str, said: dict[str, str], waiting: Waiti
 
 
 def hosted(host: Host, waiting: Waiting) -> None:
-    """Wait until all have come to this pod. Raises ToldToEnd, TooLate."""
+    """Wait until all have come to this pod. Raises Damaged where one cannot begin, ToldToEnd, TooLate."""
     while not host.complete.wait(0.05):
+        if host.trouble:
+            raise Damaged(host.trouble)
         try:
             waiting.pause(named(host.missing), 0.05)
         except ToldToEnd:

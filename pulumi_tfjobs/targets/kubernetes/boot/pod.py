@@ -38,7 +38,7 @@ _MOST_NAMES = 64
 # How long the others may take to fail by themselves once one has: a replica often ends sooner than the one that it
 # misses. In this pod, and in others where this pod's replica tells that it has missed one.
 _SETTLE_SECONDS = 1.0
-_SETTLE_ELSEWHERE_SECONDS = 3.0
+SETTLE_ELSEWHERE_SECONDS = 3.0
 # What a pod's environment holds that a script must not take for its own. (Kubeflow's operator gives every pod of a
 # TFJob its TF_CONFIG, also those of Horovod.)
 _DROPPED = ("PULUMI_", "TFJOBS_", "TF_CONFIG")
@@ -76,7 +76,7 @@ class Pod:
         for text in notes:
             self.output.note(text)
         if errors:
-            raise Damaged("; ".join(errors) + ". To fix: use an image that has it, or userManaged: true")
+            raise Damaged(f"{'; '.join(errors)}. {software.TO_FIX}")
         self.folders.make()
         self.folders.resume(leads=self.leads)
 
@@ -85,12 +85,7 @@ class Pod:
     def values(self) -> dict[str, str]:
         """Wait for the other pods as far as need be; what is put in for the plan's placeholders. Raises Unreachable,
         OSError, ToldToEnd, TooLate."""
-        found = {"{{python}}": sys.executable, CLUSTER: self.plan.cluster}  # before the addresses that it names
-        for group in self.groups:
-            for index, pod in enumerate(group.pods):
-                for place, member in enumerate(pod):
-                    host = self.run["hosts"][group.type][index]
-                    found[f"{{{{address:{member.type}:{member.index}}}}}"] = f"{host}:{PORT + place}"
+        found = self.addresses()
         if self.plan.rendezvous is not None and self.plan.rendezvous.kind == "gloo":
             hosts = self.run["hosts"]["worker"]
             if self.leads:  # it serves before anybody comes
@@ -101,6 +96,16 @@ class Pod:
             self.meet(everybody=False)
         if any(member.needs_port for member in self.plan.replicas):
             self._resolve()
+        return found
+
+    def addresses(self) -> dict[str, str]:
+        """What is known beforehand of the plan's placeholders: the interpreter, and where replicas listen."""
+        found = {"{{python}}": sys.executable, CLUSTER: self.plan.cluster}  # before the addresses that it names
+        for group in self.groups:
+            for index, pod in enumerate(group.pods):
+                for place, member in enumerate(pod):
+                    host = self.run["hosts"][group.type][index]
+                    found[f"{{{{address:{member.type}:{member.index}}}}}"] = f"{host}:{PORT + place}"
         return found
 
     def waiting(self) -> Waiting:
@@ -115,8 +120,7 @@ class Pod:
         others.remove(f"{leader[0]}-{leader[1]}")
         if not others:
             return ""
-        port = int(os.environ.get("TFJOBS_MEETING_PORT") or MEETING_PORT)
-        start = f"{self.run['runId']} {self.run['attempt']} {os.environ.get('TFJOBS_RESTART') or '0'}"
+        port, start = meeting_port(), start_of(self.run)
         waiting, address = self.waiting(), ""
         if self.leads:
             self.host = meeting.Host(start, others if everybody else (), port)
@@ -180,7 +184,8 @@ class Pod:
             self.server.wait()
         if self.host is not None:
             self.host.close()
-        terminate(self.root, self.output.masked(reason), cause, self.replicas.all)
+        how = {replica.name: _how(replica) for replica in self.replicas.all}
+        terminate(self.root, self.output.masked(reason), cause, how)
         return code or 0
 
     def metrics(self) -> Metrics | None:
@@ -231,7 +236,7 @@ class Pod:
         self.replicas.all.remove(first)
         self.replicas.all.insert(0, first)
         if len(self.plan.replicas) > len(self.members) and is_consequence(first):
-            self.ending.asked.wait(_SETTLE_ELSEWHERE_SECONDS)
+            self.ending.asked.wait(SETTLE_ELSEWHERE_SECONDS)
         return first
 
     def _settle(self, seconds: float) -> None:
@@ -259,18 +264,28 @@ def _park(pod: Pod) -> None:
     pod.ending.asked.wait()
 
 
-def _how(replica: Replica) -> dict[str, Any]:
+def _how(replica: Replica) -> dict[str, int]:
     code = replica.code
     if code is None:
         return {}
     return {"code": code} if code >= 0 else {"signal": -code}
 
 
-def terminate(root: str, reason: str, cause: str, replicas: list[Replica] | None = None) -> None:
-    """What the pod's status keeps of its end. ``cause``: see :mod:`..ends`."""
+def start_of(run: dict[str, Any]) -> str:
+    """Names this start of the run, for those who meet."""
+    return f"{run['runId']} {run['attempt']} {os.environ.get('TFJOBS_RESTART') or '0'}"
+
+
+def meeting_port() -> int:
+    """Where the host of the meeting listens."""
+    return int(os.environ.get("TFJOBS_MEETING_PORT") or MEETING_PORT)
+
+
+def terminate(root: str, reason: str, cause: str, replicas: dict[str, dict[str, int]] | None = None) -> None:
+    """What the pod's status keeps of its end. ``cause``: see :mod:`..ends`; ``replicas``: how each has ended."""
     message: dict[str, Any] = {"reason": reason, "cause": cause}
     if replicas:
-        message["replicas"] = {replica.name: _how(replica) for replica in replicas}
+        message["replicas"] = replicas
     text = json.dumps(message)
     if len(text) > _TERMINATION_BYTES:
         text = json.dumps({"reason": reason[: _TERMINATION_BYTES // 2], "cause": cause})

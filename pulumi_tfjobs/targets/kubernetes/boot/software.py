@@ -7,6 +7,7 @@ from typing import Any
 
 # Without these nothing can run; what else is missing may not be needed.
 _NEEDED = ("tensorflow", "horovod")
+TO_FIX = "To fix: use an image that has it, or userManaged: true"
 _NAMES = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "intel-tensorflow")}
 
 
