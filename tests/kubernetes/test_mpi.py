@@ -108,6 +108,16 @@ async def test_the_rank_whose_fault_it_was_is_named(mpi: KubernetesPlace) -> Non
     assert [each.phase for each in state.replicas] == ["failed", "ended", "ended", "failed"]
 
 
+async def test_a_worker_that_somebody_deletes(mpi: KubernetesPlace) -> None:
+    folder = await mpi.launch(plan_of(TWO), "open('outputs/' + os.environ['TFJOBS_RANK'], 'w').close()\n" + FOR_EVER)
+    for rank in ("0", "1"):
+        await until(lambda: mpi.output(folder, rank) is not None, "the rank runs")  # noqa: B023
+    mpi.rig.api.delete(f"/api/v1/namespaces/{mpi.namespace}/pods/{folder.run_id}-1-worker-1", grace=5)
+    state = await mpi.end(folder)
+    assert (state.phase, state.first_failure) == (phases.FAILED, "")
+    assert state.reason == "worker-1 was ended from outside: somebody has deleted its pod"
+
+
 async def test_ranks_may_tidy_up_when_the_run_is_stopped(mpi: KubernetesPlace) -> None:
     folder = await mpi.launch(
         plan_of(TWO),

@@ -38,7 +38,7 @@ def end(*_):
     for rank in ranks: rank.terminate()
 signal.signal(signal.SIGTERM, end)
 code = 0
-while any(rank.poll() is None for rank in ranks):
+while None in [rank.poll() for rank in ranks]:
     failed = [rank.returncode for rank in ranks if rank.returncode]
     if failed and not code:
         code = failed[0]
@@ -225,6 +225,16 @@ def test_ranks_may_tidy_up_when_all_pods_are_told_to_end(job: Job) -> None:
     assert job.outputs() == {f"tidied-{rank}" for rank in range(4)}
     assert launcher.termination()["cause"] == "order"
     assert all(item["by_us"] for item in launcher.told if item["e"] == "exit")
+
+
+def test_a_worker_that_somebody_ends(job: Job) -> None:
+    launcher = job.start(TIDY.replace("sys.exit(0)", "sys.exit(9)"))
+    _all_ready(job)
+    job.workers[1].process.send_signal(signal.SIGTERM)
+    assert launcher.ends() not in {0, 143}
+    ended = launcher.termination()
+    assert ended["reason"] == "worker-1 was ended from outside: somebody has deleted its pod"
+    assert "replicas" not in ended, "no rank has failed by itself"
 
 
 def test_the_time_limit(job: Job) -> None:

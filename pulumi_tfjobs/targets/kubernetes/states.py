@@ -362,6 +362,9 @@ def _lost(pods: Mapping[Place, Pod], end: End) -> str:
     taken = next((pod for pod in pods.values() if pod.taken), None)
     if taken is not None:
         return f"{taken.type}-{taken.number} was taken away ({taken.taken})"
+    launcher = pods.get((LAUNCHER, 0))
+    if launcher is not None and launcher.ended is not None and launcher.ended.why and not launcher.ended.told_to_end:
+        return launcher.ended.why  # the workers' pods are ended after it, in any case
     # Of several, the first: the others were ended because of it.
     ended = [pod for pod in pods.values() if pod.ended is not None and pod.ended.told_to_end]
     if ended:

@@ -48,6 +48,7 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 # What mpirun and its daemons give a rank. All else is as in the rank's pod: ssh brings none of that.
 _FROM_MPIRUN = ("OMPI_", "OPAL_", "PMIX_", "PRTE_", "PMI_", "ORTE_", "UCX_", relay.VARIABLE)
 _LIBRARIES = "LD_LIBRARY_PATH"
+_TOLD = "told"  # a file that is there once the pod was told to end
 _LAST_LINES_SECONDS = 10.0
 _OWN_SECONDS = 2.0
 
@@ -71,6 +72,8 @@ def lend(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
     host = run["hosts"][LAUNCHER][0]
     meeting.attend(host, meeting_port(), "the launcher", said, pod.waiting())
     ending.asked.wait()
+    with open(os.path.join(root, "work", _TOLD), "w", encoding="ascii"):
+        pass
     _end_ranks(root, pod.plan.stop_grace_seconds)
     if server is not None:
         server.kill()
@@ -119,6 +122,8 @@ def run_rank(root: str) -> int:
         pod.replicas.changed.clear()
     if replica.code is None:
         pod.replicas.end(pod.plan.stop_grace_seconds)
+    if os.path.exists(os.path.join(root, "work", _TOLD)):
+        output.tell("lost", replica=member.name, pod=f"{pod.type}-{pod.index}")
     if metrics is not None:
         metrics.finish()
     if replica.exit_code and not replica.by_us and is_consequence(replica):
@@ -257,6 +262,10 @@ class Launcher:
             return self._left("the pod was told to end", BY_ORDER, ranks, TOLD_TO_END)
         if code == 0:
             return self._left("", BY_REPLICA, ranks, 0)
+        lost = next((rank.lost for rank in self.relay.ranks if rank.lost), "")
+        if lost:
+            reason = f"{lost} was ended from outside: somebody has deleted its pod"
+            return self._left(reason, BY_START, (), pod_code(code) if code > 0 else 128 - code)
         words = next((line.strip() for line in reversed(copier.tail(2000).splitlines()) if line.strip()), "")
         code = 128 - code if code < 0 else code
         return self._left(f"mpirun ended with code {code}: {words}", BY_START, (), pod_code(code))
@@ -264,8 +273,6 @@ class Launcher:
     def _left(self, reason: str, cause: str, ranks: Any, code: int) -> int:
         how = {rank.name: rank.how() for rank in ranks if rank.name}
         terminate(self.root, self.output.masked(reason), cause, how)
-        if cause == BY_START:
-            self.output.note(reason)
         return code
 
 

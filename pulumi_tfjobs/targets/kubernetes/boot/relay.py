@@ -23,7 +23,7 @@ _MARK = MARK.encode()
 
 
 class Rank:
-    """A rank as its connection tells of it; for :mod:`.blame`."""
+    """A rank as its connection tells of it; for :mod:`.blame`. ``lost``: the pod that was told to end with it."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -31,6 +31,7 @@ class Rank:
         self.signal: int | None = None
         self.over = False
         self.by_us = False
+        self.lost = ""
         self.last = b""
 
     @property
@@ -152,7 +153,9 @@ class Relay(threading.Thread):
         except ValueError:
             return
         rank.name = str(told.get("replica") or rank.name)
-        if told.get("e") == "exit":
+        if told.get("e") == "lost":
+            rank.lost = str(told.get("pod"))
+        elif told.get("e") == "exit":
             rank.code, rank.signal, rank.by_us = told.get("code"), told.get("signal"), bool(told.get("by_us"))
             rank.over = True
             # In the order in which they have ended.
