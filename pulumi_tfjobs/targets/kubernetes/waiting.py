@@ -13,7 +13,7 @@ from typing_extensions import Self
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes.api import EVENTS
 from pulumi_tfjobs.targets.kubernetes.handle import Handle
-from pulumi_tfjobs.targets.kubernetes.kubeflow import LAUNCHER
+from pulumi_tfjobs.targets.kubernetes.members import LAUNCHER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, line
 from pulumi_tfjobs.targets.kubernetes.states import Place, is_suspended
 
