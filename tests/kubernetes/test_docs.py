@@ -39,6 +39,7 @@ NOT_HERE = {
     "python3 -m venv": "the environment that tests run in stands for it",
     "pip install": "it installs from the package index what is tested here from this folder",
     "kubectl apply --server-side -f https://": "it is on the web; the private cluster has the same version of JobSet",
+    "kubectl taint nodes gpu-3": "test_disruptions.py loses a node, and types it",
     "kubectl wait deployment/jobset-controller-manager": "JobSet's controller runs beside the private cluster",
 }
 SECTIONS_NOT_HERE = {
@@ -212,7 +213,7 @@ def test_nothing_of_the_run_is_left_in_the_namespace(walk: Walk, rig_node: Clust
     for name in mine:
         rig_node.api.wait_gone(f"/api/v1/namespaces/{TEAM}/configmaps/{name}")
     for api, kind in (("apis/jobset.x-k8s.io/v1alpha2", "jobsets"), ("apis/batch/v1", "jobs"), ("api/v1", "pods")):
-        assert rig_node.api.items(f"/{api}/namespaces/{TEAM}/{kind}") == []
+        rig_node.api.wait(f"/{api}/namespaces/{TEAM}/{kind}", lambda found: not found["items"], f"the {kind} are gone", 60)
 
 
 @pytest.mark.slow

@@ -112,7 +112,9 @@ def host_of(pod: dict[str, Any]) -> str:
     ("engine", "inputs"), [("jobset", PS_CHIEF), ("jobset", HOROVOD), ("kubeflow", PS_CHIEF), ("kubeflow", HOROVOD_MPI)]
 )
 def test_pods_have_the_names_that_they_are_told(nodes: Cluster, engine: str, inputs: dict[str, Any]) -> None:
-    request = request_of({**inputs, "useGpu": True}, {"engine": engine}, name=LONG)
+    # Also of those that want no GPU, such as a launcher: there may be a real node by now.
+    simulated = {"nodeSelector": {"tfjobs.test/node": "simulated"}}
+    request = request_of({**inputs, "useGpu": True}, {"engine": engine, **simulated}, name=LONG)
     with nodes.namespace() as namespace:
         told, found = run_of(nodes, namespace, ENGINES[engine], request)
         assert found == told

@@ -339,6 +339,7 @@ async def _hang_up(client: Any) -> None:
     if pool is not None and pool.connector is not None:
         await pool.connector.close(abort_ssl=True)
     await client.close()
+    await asyncio.sleep(0)  # sockets of what was given up are closed in the event loop's next round
 
 
 _closing: set[asyncio.Task[None]] = set()
