@@ -38,6 +38,7 @@ class Restarts:
         self._failed: dict[int, tuple[tuple[bool, float], str, int | None]] = {}
         self._of_pod: dict[str, tuple[str, int | None]] = {}
         self._put_back = False
+        self._former: set[str] = set()
         self._saved = 0.0
 
     def see(self, workload: Mapping[str, Any] | None, pods: Iterable[Pod], why: str = "") -> None:
@@ -54,9 +55,10 @@ class Restarts:
             self._counted += 1
             self._uids.clear()
             self._add(reason, code)
-        self._see_queue(workload, why)
+        self._see_queue(workload, known, why)
         for pod in sorted((pod for pod in known if pod.restart == restart), key=lambda pod: pod.created):
-            self._see_place(pod)
+            if pod.uid not in self._former:
+                self._see_place(pod)
         new = len(self.all) != before[0]
         if new or (self._uids != before[1] and time.monotonic() > self._saved + _SAVE_SECONDS):
             self._save()
@@ -71,8 +73,11 @@ class Restarts:
         if pod.restart not in self._failed or order < self._failed[pod.restart][0]:
             self._failed[pod.restart] = order, reason, code
 
-    def _see_queue(self, workload: Mapping[str, Any], why: str) -> None:
+    def _see_queue(self, workload: Mapping[str, Any], pods: Iterable[Pod], why: str) -> None:
         suspended = is_suspended(workload)
+        if suspended:
+            # These end now; that others take their places is no restart of its own.
+            self._former = {pod.uid for pod in pods}
         if suspended and self._uids:
             self._uids.clear()
             self._put_back = True
