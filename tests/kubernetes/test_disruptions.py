@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.model import MultiWorker
 from pulumi_tfjobs.spec.state import RunState
-from tests.conformance.place import plan_of
+from pulumi_tfjobs.targets.kubernetes.target import KubernetesTarget
+from tests.conformance.kubernetes_place import KubernetesPlace, target_options
+from tests.conformance.place import plan_of, read, until
+from tests.conformance.suite import FOR_EVER
 from tests.kubernetes.simulated import Following, Simulated
 from tests.rig.cluster import Cluster
 from tests.rig.nodes import MuteNode
 
 pytestmark = pytest.mark.slow
 
+KILLED = {"tfjobs.test/killed-after": "1"}
 UNREACHABLE = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
 
 
@@ -71,6 +77,91 @@ def run_of(state: RunState | None) -> RunState:
     return state
 
 
+async def test_the_scheduler_preempts_a_pod(rig: Cluster, namespace: str, tmp_path: Path) -> None:
+    place = Simulated(rig, namespace, tmp_path, podAnnotations=KILLED)
+    labels = {"team": namespace}
+    urgent: dict[str, Any] = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": namespace},
+        "value": 1000,
+    }
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "urgent", "namespace": namespace},
+        "spec": {
+            "priorityClassName": namespace,
+            "nodeSelector": labels,
+            "containers": [{"name": "main", "image": "urgent:1", "resources": {"requests": {"cpu": "3"}}}],
+        },
+    }
+    rig.api.create(urgent)
+    try:
+        with rig.add_gpu_nodes(2, gpus=0, cpu=4, labels=labels):
+            folder = await place.launch(plan_of(MultiWorker(workers=2)), "pass")
+            async with aclosing(place.target.watch(folder, 1)) as states:
+                run = Following(states)
+                await run.until(lambda state: state.phase == phases.RUNNING)
+                rig.api.create(pod)
+                state = await run.until(lambda state: "PreemptionByScheduler" in state.reason)
+                assert state.phase == phases.RESTARTING
+                assert re.match(r"1 of 2 pods running; worker-\d is being taken away \(Preempt", state.reason)
+                # It starts again, and waits for room.
+                state = await run.until(lambda state: state.reason.startswith("1 of 2 pods running; unschedulable: "))
+                assert (state.phase, state.launches) == (phases.RESTARTING, 2)
+                rig.api.delete(rig.api.path(pod))
+                await run.until(lambda state: state.phase == phases.RUNNING)
+                place.end_pods()
+                state = await run.end()
+    finally:
+        rig.api.delete(rig.api.path(urgent))
+    assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
+    (restart,) = state.restarts
+    assert re.match(r"worker-\d was taken away \(PreemptionByScheduler: ", restart.reason)
+
+
+async def test_kueue_preempts_a_run(rig: Cluster, namespace: str, tmp_path: Path) -> None:
+    rig.queue(namespace, "gpus", gpus=1)
+    priorities = [
+        {
+            "apiVersion": "kueue.x-k8s.io/v1beta1",
+            "kind": "WorkloadPriorityClass",
+            "metadata": {"name": f"{namespace}-{name}"},
+            "value": value,
+            "description": "",
+        }
+        for name, value in (("low", 1), ("high", 2))
+    ]
+    for item in priorities:
+        rig.api.create(item)
+    low, high = (
+        Simulated(rig, namespace, tmp_path, queue="gpus", cpu="1", workloadPriority=item["metadata"]["name"])
+        for item in priorities
+    )
+    try:
+        with rig.add_gpu_nodes(1, gpus=1, labels={"team": namespace}):
+            folder = await low.launch(plan_of(use_gpu=True), "pass")
+            async with aclosing(low.target.watch(folder, 1)) as states:
+                run = Following(states)
+                await run.until(lambda state: state.phase == phases.RUNNING)
+                other = await high.launch(plan_of(use_gpu=True, name="urgent"), "pass")
+                state = await run.until(lambda state: state.phase == phases.QUEUED and "preempted" in state.reason)
+                async with aclosing(high.target.watch(other, 1)) as others:
+                    await Following(others).until(lambda state: state.phase == phases.RUNNING)
+                    high.end_pods()
+                    assert (await Following(others).end()).phase == phases.SUCCEEDED
+                await run.until(lambda state: state.phase == phases.RUNNING)
+                low.end_pods()
+                state = await run.end()
+    finally:
+        for item in priorities:
+            rig.api.delete(rig.api.path(item))
+    assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
+    (restart,) = state.restarts
+    assert "preempted" in restart.reason
+
+
 # Ends that the cluster itself clears away
 
 
@@ -94,3 +185,62 @@ async def test_a_run_that_is_deleted_as_soon_as_it_has_ended(
             state = run_of(await place.target.state(folder, 1))
     assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
     assert await place.target.state(folder, 1) == state
+
+
+# Pods of a real node
+
+
+@pytest.fixture
+async def real(rig_node: Cluster, namespace: str, tmp_path: Path) -> AsyncIterator[KubernetesPlace]:
+    place = KubernetesPlace(str(tmp_path), rig_node, namespace)
+    yield place
+    await place.close()
+
+
+async def test_a_pod_that_is_evicted_goes_on_from_its_checkpoint(real: KubernetesPlace) -> None:
+    options, _ = KubernetesTarget.check_options(
+        {**target_options(real.rig, real.namespace, real.interpreter, real.root), "maxPreemptions": 3}
+    )
+    real.target = KubernetesTarget.from_options(options)
+    folder = await real.launch(
+        plan_of(),
+        """
+        import signal
+        path = os.path.join(os.environ["TFJOBS_CHECKPOINT_DIR"], "step")
+        step = int(open(path).read()) if os.path.exists(path) else 0
+        print("from step", step, flush=True)
+        if not step:
+            with open(path + ".new", "w") as stream:
+                stream.write("7")
+            os.rename(path + ".new", path)
+            signal.pause()
+        """,
+    )
+    async with aclosing(real.target.watch(folder, 1)) as states:
+        run = Following(states)
+        await run.until(lambda state: state.phase == phases.RUNNING)
+        await until(lambda: os.path.exists(os.path.join(folder.checkpoints, "step")), "a step is kept")
+        (pod,) = real.rig.api.items(f"/api/v1/namespaces/{real.namespace}/pods")
+        named = {"name": pod["metadata"]["name"], "namespace": real.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": named}
+        real.rig.api.raw("POST", f"/api/v1/namespaces/{real.namespace}/pods/{named['name']}/eviction", eviction)
+        state = await run.end()
+    assert (state.phase, state.exit_code) == (phases.SUCCEEDED, 0)
+    (restart,) = state.restarts
+    assert restart.reason.startswith("worker-0 was taken away (EvictionByEvictionAPI: ")
+    assert read(os.path.join(restart.logs, "worker-0.log")) == "from step 0\n"
+    assert real.log(state, "worker-0") == "from step 7\n"
+
+
+async def test_a_pod_that_outlives_its_own_deadline(real: KubernetesPlace) -> None:
+    """Not the run's: one that somebody has given its pods."""
+    options, _ = KubernetesTarget.check_options(
+        {
+            **target_options(real.rig, real.namespace, real.interpreter, real.root),
+            "podTemplatePatch": {"spec": {"activeDeadlineSeconds": 1}},
+        }
+    )
+    real.target = KubernetesTarget.from_options(options)
+    state = await real.run(plan_of(), FOR_EVER)
+    assert state.phase == phases.FAILED
+    assert state.reason.startswith("worker-0 was taken away (DeadlineExceeded: Pod was active on the node longer than")
