@@ -41,7 +41,7 @@ async def place(tmp_path: Path, rig_node: Cluster, namespace: str, engine: str) 
         return [pod for folder, attempt in place.launched for pod in place.alive(folder, attempt)]
 
     # An end that the bootstrap has told is known before the kubelet says so.
-    await asyncio.to_thread(until, lambda: not left(), "no pod outlives its run")
+    await until(lambda: not left(), "no pod outlives its run")
 
 
 class TestLifecycle(suite.Lifecycle): ...
