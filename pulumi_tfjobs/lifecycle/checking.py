@@ -149,7 +149,7 @@ def _check_target(value: Any, vague: frozenset[str], directory: str) -> tuple[Ta
         ]
     for option in cls.paths:
         path = given.get(option)
-        if isinstance(path, str) and path and "\n" not in path:
+        if isinstance(path, str) and path and "\n" not in path and not path.lstrip().startswith("{"):
             given[option] = _resolve(path, directory)
     options, problems = cls.check_options(given)
     if problems:

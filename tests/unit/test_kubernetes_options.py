@@ -63,7 +63,14 @@ def test_defaults() -> None:
     assert options.ttl_seconds_after_finished is None
 
 
-@pytest.mark.parametrize("kubeconfig", [KUBECONFIG, {"users": [{"user": {"token": "s3cret-token"}}]}])
+@pytest.mark.parametrize(
+    "kubeconfig",
+    [
+        KUBECONFIG,
+        {"users": [{"user": {"token": "s3cret-token"}}]},
+        '{"users": [{"user": {"token": "s3cret-token"}}]}',  # as json.dumps makes it: no line end in it
+    ],
+)
 def test_a_kubeconfigs_content_is_written_nowhere(kubeconfig: Any) -> None:
     found, problems = check_options({**IMAGE, "kubeconfig": kubeconfig})
     assert problems == []

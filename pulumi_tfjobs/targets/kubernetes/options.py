@@ -234,8 +234,10 @@ class Options:
 
 
 def is_content(kubeconfig: Any) -> bool:
-    """Whether it is a kubeconfig itself and not the path of one."""
-    return isinstance(kubeconfig, Mapping) or (isinstance(kubeconfig, str) and "\n" in kubeconfig.strip())
+    """Whether it is a kubeconfig itself (YAML, or JSON in one line) and not the path of one."""
+    if isinstance(kubeconfig, str):
+        return "\n" in kubeconfig.strip() or kubeconfig.lstrip().startswith("{")
+    return isinstance(kubeconfig, Mapping)
 
 
 def check_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
