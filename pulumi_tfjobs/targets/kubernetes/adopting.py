@@ -164,10 +164,13 @@ async def clear(connection: Connection, run_id: str, attempt: int | None = None)
 
 
 async def recall(connection: Connection, run_id: str) -> Recalled | None:
-    """What the cluster's objects tell of the run, whoever has launched it. Raises TargetUnavailable."""
+    """What the cluster's objects tell of the run, whoever has launched it. Raises TargetUnavailable.
+
+    An attempt that was launched just now may be missing: whoever launches it again finds it by its name.
+    """
     known: dict[int, Mapping[str, Any]] = {}
     for api in await kinds(connection):
-        for item in await connection.list(api, connection.namespace, naming.selector(run_id)):
+        for item in await connection.list(api, connection.namespace, naming.selector(run_id), lately=True):
             metadata = item["metadata"]
             number = str(metadata["labels"].get(naming.ATTEMPT) or "")
             if number.isdecimal() and (metadata.get("annotations") or {}).get(naming.RUN_ID) == run_id:

@@ -56,15 +56,16 @@ class Connection(Transport):
         field: str = "",
         *,
         limit: int = 0,
+        lately: bool = False,
         patient: bool | float = False,
     ) -> Objects:
         """Objects by label ``selector`` and ``field`` selector, of the whole cluster where ``namespace`` is empty; at
-        most ``limit`` where that is given."""
+        most ``limit`` where that is given. ``lately``: see :meth:`pages`."""
         while True:
             found: Objects = []
             try:
                 async with contextlib.aclosing(
-                    self.pages(api, namespace, selector, field, size=limit or _PAGE, patient=patient)
+                    self.pages(api, namespace, selector, field, size=limit or _PAGE, lately=lately, patient=patient)
                 ) as pages:
                     async for items, _ in pages:
                         found += items
@@ -82,14 +83,19 @@ class Connection(Transport):
         field: str = "",
         *,
         size: int = _PAGE,
+        lately: bool = False,
         patient: bool | float = False,
     ) -> AsyncGenerator[tuple[Objects, str], None]:
-        """The same page by page, each with the list's resource version. Raises Gone where it must be begun anew."""
+        """The same page by page, each with the list's resource version. Raises Gone where it must be begun anew.
+
+        ``lately``: as it was a moment ago, in one page. The server then looks for a few among many in its memory; else
+        it reads and decodes all that there are of that kind, which takes milliseconds for each.
+        """
         asked = Asked("list", api, namespace)
-        query = _selecting(selector, field)
+        query = [*_selecting(selector, field), ("resourceVersion", "0") if lately else ("limit", str(size))]
         token = ""
         while True:
-            more = [*query, ("limit", str(size)), *([("continue", token)] if token else [])]
+            more = [*query, *([("continue", token)] if token else [])]
             answer = await self._ask(asked, "GET", path_of(api, namespace), query=more, patient=patient)
             if answer.status == 410:
                 raise Gone
