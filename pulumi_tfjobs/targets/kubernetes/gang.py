@@ -78,7 +78,7 @@ async def admit(connection: Connection, workload: Mapping[str, Any], *, patient:
         run = _find(room, place)
         if run is not None and not run.waiting:
             return Admission(ok=True)
-        if run is not None and run.order is None:
+        if run is not None and run.order is None and not _at_once(room, run):
             await _line_up(connection, run)
         elif run is not None:
             turn = Turn(due=True, position=1)
@@ -102,6 +102,13 @@ async def admit(connection: Connection, workload: Mapping[str, Any], *, patient:
 
 def _find(room: Room, place: tuple[str, str]) -> Run | None:
     return next((run for run in room.runs.values() if (run.namespace, run.name) == place), None)
+
+
+def _at_once(room: Room, run: Run) -> bool:
+    """Whether it fits and nobody else waits: then no place need be written. Whoever is not in the list was made after
+    it, and finds this run in his own: let in, or without a place, which goes before him."""
+    alone = not any(other.waiting for other in room.runs.values() if other.key != run.key)
+    return alone and (not room.seen or turns_of(room)[run.key].due)
 
 
 async def _help(connection: Connection, room: Room, mine: Run) -> None:
