@@ -123,10 +123,10 @@ class Running:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def says(self, text: str) -> None:
+    def says(self, text: str, deadline: float = DEADLINE) -> None:
         """Wait until this is in the output."""
         with self._more:
-            self._more.wait_for(lambda: self._ended or any(text in line for line in self._lines), DEADLINE)
+            self._more.wait_for(lambda: self._ended or any(text in line for line in self._lines), deadline)
         assert text in self.text, f"it was not said: {text}\n{self.text}"
 
     def interrupt(self) -> None:
@@ -144,7 +144,10 @@ class Running:
         return found
 
     def ends(self, deadline: float = DEADLINE) -> Result:
-        code = self._process.wait(deadline)
+        try:
+            code = self._process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end within {deadline:.0f} s:\n{self.text}") from None
         self._reader.join(DEADLINE)
         # A killed engine may have been in the middle of a line.
         lines = self._events.read_text(encoding="utf-8").splitlines() if self._events.exists() else []
