@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.detach import detach
 from benchmarks.digest import digest
 from benchmarks.engine import many, plugin_start
+from benchmarks.kubernetes import launch_pods
 from benchmarks.launch import launch_horovod, launch_single
 from benchmarks.measure import LEAST_REPEATS, Figure
 from benchmarks.plugin import Workplace
@@ -51,6 +52,9 @@ BENCHMARKS = {
     "store_100k": Benchmark(
         questions, 15, ("store_100k_prefix", "store_100k_digest", "store_100k_job", "store_100k_status")
     ),
+    "kubernetes_10": Benchmark(launch_pods(10), 9),
+    "kubernetes_100": Benchmark(launch_pods(100), 5),
+    "kubernetes_1000": Benchmark(launch_pods(1000), 5),
     "preview_300": Benchmark(
         many,
         5,

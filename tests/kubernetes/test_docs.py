@@ -213,7 +213,9 @@ def test_nothing_of_the_run_is_left_in_the_namespace(walk: Walk, rig_node: Clust
     for name in mine:
         rig_node.api.wait_gone(f"/api/v1/namespaces/{TEAM}/configmaps/{name}")
     for api, kind in (("apis/jobset.x-k8s.io/v1alpha2", "jobsets"), ("apis/batch/v1", "jobs"), ("api/v1", "pods")):
-        rig_node.api.wait(f"/{api}/namespaces/{TEAM}/{kind}", lambda found: not found["items"], f"the {kind} are gone", 60)
+        rig_node.api.wait(
+            f"/{api}/namespaces/{TEAM}/{kind}", lambda found: not found["items"], f"the {kind} are gone", 60
+        )
 
 
 @pytest.mark.slow
