@@ -7,7 +7,7 @@ import sys
 
 from pulumi_tfjobs.targets.kubernetes.boot import mpi
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
-from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable
+from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, ask_quickly
 from pulumi_tfjobs.targets.kubernetes.boot.output import Output
 from pulumi_tfjobs.targets.kubernetes.boot.pod import Pod, terminate
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
@@ -23,6 +23,7 @@ def main() -> int:
     """Run this pod's replicas; the container's exit code."""
     if sys.argv[1:] == [RANK]:
         return mpi.run_rank(ROOT)
+    ask_quickly()
     output = Output()
     try:
         return _main(output)

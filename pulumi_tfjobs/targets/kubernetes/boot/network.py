@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import Waiting
 
+_RESOLVER = "RES_OPTIONS"
+_QUICK = "timeout:2 attempts:2"
+
 
 class Unreachable(Exception):
     """A pod's name cannot be used."""
+
+
+def ask_quickly() -> None:
+    """Let this process wait 4 s for the answer to a name, not 20: it asks again anyway, and a pod that is to end must
+    not sit in such a question meanwhile. (Read by the C library with the first name.)"""
+    os.environ.setdefault(_RESOLVER, _QUICK)
+
+
+def is_own(name: str, value: str) -> bool:
+    """Whether that variable is from :func:`ask_quickly`, and not for replicas."""
+    return (name, value) == (_RESOLVER, _QUICK)
 
 
 def address_of(host: str, waiting: Waiting, seconds: float | None = None) -> str:

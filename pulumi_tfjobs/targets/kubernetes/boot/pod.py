@@ -16,7 +16,7 @@ from typing import Any
 from pulumi_tfjobs.spec.launch import CLUSTER, LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.kubernetes.boot import meeting, rendezvous, software
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged, Folders
-from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, address_of
+from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, address_of, is_own
 from pulumi_tfjobs.targets.kubernetes.boot.output import Metrics, Output, secrets_of
 from pulumi_tfjobs.targets.kubernetes.boot.replicas import Replica, Replicas
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
@@ -150,7 +150,8 @@ class Pod:
 
     def environment(self, member: Any, values: dict[str, str]) -> dict[str, str]:
         """A replica's variables: the image's, the job's, its own."""
-        env = {key: value for key, value in os.environ.items() if not key.startswith(_DROPPED)}
+        given = [(key, value) for key, value in os.environ.items() if not key.startswith(_DROPPED)]
+        env = {key: value for key, value in given if not is_own(key, value)}
         folder = os.path.dirname(sys.executable)
         env["PATH"] = os.pathsep.join([folder, env.get("PATH", os.defpath)])
         env.update(self.folders.variables())
