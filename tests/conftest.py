@@ -26,6 +26,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # Tests that share the one private Kubernetes of a session, and look at what is left of it on this machine.
 CLUSTER = ("tests/conformance/test_kubernetes.py", "tests/kubernetes/", "tests/rig/")
+# Thousands of pods would hold up all others there; nodes are simulated, so that it can have a cluster of its own.
+SCALE = "tests/kubernetes/test_scale.py"
 
 
 class ByModule(LoadScopeScheduling):
@@ -33,7 +35,7 @@ class ByModule(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.split("::", 1)[0]
-        return "cluster" if module.startswith(CLUSTER) else module
+        return "cluster" if module.startswith(CLUSTER) and module != SCALE else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
