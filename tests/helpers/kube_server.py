@@ -210,7 +210,8 @@ class KubeServer:
                     request.transport.abort()
                 if fault.status:
                     return _status(fault.status, fault.reason, fault.message, fault.details, fault.headers)
-            if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            if self.token and (scheme.lower(), token) != ("bearer", self.token):  # the scheme's case does not matter
                 return _status(401, "Unauthorized", "Unauthorized")
             return await self._answer(request, asked)
         finally:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,6 +253,36 @@ def test_the_time_limit(pods: Any) -> None:
     pod = pods(plan_of(max_run_duration_seconds=0.3), FOR_EVER)
     assert pod.ends() == 124
     assert "maxRunDurationSeconds allows (0.3 s)" in pod.termination()["reason"]
+
+
+def test_the_time_limit_counts_all_starts_of_the_attempt(pods: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    plan = plan_of(max_run_duration_seconds=60.0, retries=3, retry_backoff_seconds=0.0)
+    began = time.time()
+    assert pods(plan, "sys.exit(200)", store=store).ends() == 200
+    (file,) = (store / "runs" / plan.run_id).glob(".began-*")
+    assert file.stat().st_mtime >= began - 1
+    os.utime(file, (began - 59.0, began - 59.0))
+    pod = pods(plan, FOR_EVER, store=store, env={"TFJOBS_RESTART": "1"})
+    assert pod.ends() == 124
+    assert "60 s" in pod.event("timeout")["reason"]
+    # Without a storage that outlives the pod nobody knows of the first start.
+    pod = pods(plan, "print('here')", env={"TFJOBS_RESTART": "1"})
+    assert pod.ends() == 0
+
+
+def test_a_retry_waits_before_it_begins(pods: Any) -> None:
+    plan = plan_of(retries=2, retry_backoff_seconds=3.0)
+    pod = pods(plan, "print('here', flush=True)", env={"TFJOBS_RESTART": "2"})
+    pod.says("waits for the pause of 6 s before retry 2 of 2")
+    assert pod.log == []
+    pod.process.terminate()
+    assert pod.ends() == 143
+    assert pod.log == []
+    pod = pods(plan_of(), "print('here')", env={"TFJOBS_RESTART": "2"})  # it was taken away, and has not failed
+    assert pod.ends() == 0
+    assert pod.log == ["here"]
 
 
 def test_secrets_reach_the_script_and_are_masked_in_what_it_prints(pods: Any) -> None:

@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
-from pulumi_tfjobs.targets.kubernetes import transport
+from pulumi_tfjobs.targets.kubernetes import credentials, transport
 from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, JOB_SETS, PODS, Api
 from pulumi_tfjobs.targets.kubernetes.client import Connection
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused, Unreadable
+from pulumi_tfjobs.targets.kubernetes.options import Options
 from tests.helpers.kube_server import KubeServer, kube_server, kubeconfig, options, until
 
 
@@ -178,6 +179,33 @@ async def test_a_token_that_says_when_it_ends_is_renewed_before(
     async with await Connection.open(options(kubeconfig(server.address, exec=plugin))) as connection:
         await connection.list(PODS, "team")
     assert server.requests("GET")[0].headers["Authorization"] == "Bearer token-2"
+
+
+async def test_within_a_cluster_a_pod_logs_in_with_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_RENEW_AT_MOST_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(credentials, "_POD_FOLDER", str(tmp_path / "account"))
+    certificate, key = _certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    with pytest.raises(TargetUnavailable, match="inCluster is set, but this process has no credentials of a pod"):
+        await Connection.open(Options(in_cluster=True))
+    account = tmp_path / "account"
+    account.mkdir()
+    for name, text in {"token": "token-1", "ca.crt": certificate.read_text(), "namespace": "team"}.items():
+        (account / name).write_text(text)
+    async with kube_server(tls) as server:
+        host, _, port = server.address.rpartition("/")[2].partition(":")
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+        await server.put("configmaps", config_map("a"))
+        server.token = "token-1"
+        async with await Connection.open(Options(in_cluster=True)) as connection:
+            assert (connection.server, connection.namespace) == (server.address, "team")
+            assert await connection.get(CONFIG_MAPS, "team", "a")
+            # The kubelet writes another token before the first one ends.
+            (account / "token").write_text("token-2")
+            server.token = "token-2"
+            assert await connection.get(CONFIG_MAPS, "team", "a")
 
 
 async def test_what_a_login_plugin_says_is_told_and_not_logged(

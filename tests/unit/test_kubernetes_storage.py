@@ -293,8 +293,9 @@ async def test_two_at_once_do_not_hinder_each_other(here: RunFolder, there: Path
 
 
 async def test_trouble_is_a_note_with_what_to_do(here: RunFolder, tmp_path: Path) -> None:
-    (note,) = await collect(target("s3://bucket/runs"), NOBODY, here, 1, ENDED)
-    assert 'pip install "pulumi-tfjobs[s3]"' in note
+    for kind in ("s3", "abfs", "gs"):
+        (note,) = await collect(target(f"{kind}://bucket/runs"), NOBODY, here, 1, ENDED)
+        assert f'pip install "pulumi-tfjobs[{kind}]"' in note
     write(tmp_path / "storage/runs" / RUN / "outputs/a/b")
     write(Path(here.outputs, "a"), "mine")
     (note,) = await collect(target(f"file://{tmp_path}/storage"), NOBODY, here, 1, ENDED)

@@ -30,6 +30,7 @@ _QUIET_SECONDS = 120.0
 _POLL_QUIET_SECONDS = 30.0
 # A stream that was open for so long, or until it was taken for dead, has worked, whether or not its pod has spoken.
 _WORKED_SECONDS = 5.0
+_FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 15.0
 # A pod that has ended is asked so often for the rest of its log, where that fails: for some minutes, or if the run has
 # ended, for some seconds.
@@ -173,7 +174,7 @@ class Follower:
 
     async def _follow(self) -> None:
         desk, reader = self._desk, self._reader
-        backoff = Backoff(longest=_LONGEST_PAUSE)
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             self.woken.clear()
             over = self.gone or self.source.ended

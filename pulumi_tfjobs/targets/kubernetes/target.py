@@ -114,6 +114,7 @@ class KubernetesTarget(Target):
         from pulumi_tfjobs.targets.kubernetes import prospects, vanishing
 
         found = vanishing.forgetful(self.settings.ttl_seconds_after_finished, spec)
+        found += vanishing.unattended(self.settings.queue, spec)
         if plan is None:
             return found
         return (*found, *prospects.warnings(self.settings, plan, secrets=bool(spec.secret_variables)))

@@ -79,3 +79,15 @@ def forgetful(ttl: int | None, spec: JobSpec) -> tuple[str, ...]:
         "raise ttlSecondsAfterFinished, leave it out, or wait with waitFor succeeded"
     )
     return (words,)
+
+
+def unattended(queue: str, spec: JobSpec) -> tuple[str, ...]:
+    """A warning where nobody would let the run in later."""
+    if queue or spec.wait_for != "submitted":
+        return ()
+    words = (
+        "without a queue of Kueue (computeTarget.queue) a run that finds no room is let in by whoever waits for it; "
+        "this job does not (waitFor is submitted): without room at once it starts when its state is next asked for "
+        "(pulumi refresh, tfjobs runs) or another run waits. To fix: name a queue, or wait with waitFor running"
+    )
+    return (words,)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tarfile
+import uuid
 from typing import Any
 
 _BLOCK = 1 << 20
@@ -34,6 +35,7 @@ class Folders:
         self.checkpoints = os.path.join(self.own, "checkpoints")
         self.logs = os.path.join(self.own, "logs")
         self.metrics = os.path.join(self.own, "metrics.jsonl")
+        self._began = os.path.join(self.own, f".began-{run['attempt']}")
         self._resumed = os.path.join(self.own, ".resumed")
 
     def make(self) -> None:
@@ -62,6 +64,19 @@ class Folders:
             "TFJOBS_METRICS_FILE": self.metrics,
             "TMPDIR": self.temporary,
         }
+
+    def since_start(self) -> float:
+        """Seconds since the attempt was started for the first time, by the storage's clock; 0 where there is none that
+        outlives a pod, since nobody else knows."""
+        with open(self._began, "a", encoding="ascii"):  # which changes nothing of one that is there
+            pass
+        now = os.path.join(self.own, f".now-{uuid.uuid4().hex}")
+        with open(now, "x", encoding="ascii"):
+            pass
+        try:
+            return max(0.0, os.stat(now).st_mtime - os.stat(self._began).st_mtime)
+        finally:
+            os.unlink(now)
 
     @property
     def resumed(self) -> bool:

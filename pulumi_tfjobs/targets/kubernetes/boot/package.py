@@ -11,6 +11,7 @@ FILE = "tfjobs.pyz"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 _MODULES = (
     "spec/launch.py",
+    "spec/retrying.py",
     "targets/kubernetes/boot/folders.py",
     "targets/kubernetes/boot/main.py",
     "targets/kubernetes/boot/meeting.py",

@@ -13,6 +13,7 @@ import time
 import uuid
 from typing import Any
 
+from pulumi_tfjobs.spec import retrying
 from pulumi_tfjobs.spec.launch import CLUSTER, LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.kubernetes.boot import meeting, rendezvous, software
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged, Folders
@@ -65,6 +66,8 @@ class Pod:
         self.leads = (self.type, self.index) == lead(self.plan)
         self.host: meeting.Host | None = None
         self.server: Any = None
+        # Seconds that the attempt's earlier starts have taken, and when this one began.
+        self.taken, self.began = 0.0, time.monotonic()
 
     @property
     def told_to_end(self) -> bool:
@@ -78,6 +81,10 @@ class Pod:
         if errors:
             raise Damaged(f"{'; '.join(errors)}. {software.TO_FIX}")
         self.folders.make()
+        if self.plan.max_run_duration_seconds is not None:
+            self.taken = self.folders.since_start()
+            self.began = time.monotonic()
+        self._pause()
         self.folders.resume(leads=self.leads)
 
     # Starting
@@ -110,7 +117,19 @@ class Pod:
 
     def waiting(self) -> Waiting:
         """A wait that may last as long as the run."""
-        return Waiting(self.output, self.ending.asked, self.plan.max_run_duration_seconds)
+        taken = self.taken + time.monotonic() - self.began
+        return Waiting(self.output, self.ending.asked, self.plan.max_run_duration_seconds, taken)
+
+    def _pause(self) -> None:
+        """Before a retry, as long as the plan says. Raises ToldToEnd, TooLate."""
+        restart = os.environ.get("TFJOBS_RESTART") or "0"
+        if not self.plan.retries or not restart.isdigit() or restart == "0":
+            return
+        seconds = retrying.pause(self.plan.retry_backoff_seconds, int(restart))
+        waiting = self.waiting()
+        while waiting.seconds < seconds:
+            left = seconds - waiting.seconds
+            waiting.pause(f"the pause of {seconds:g} s before retry {restart} of {self.plan.retries}", min(1.0, left))
 
     def meet(self, *, everybody: bool) -> str:
         """Wait until the pod of rank 0 is ready, and with ``everybody`` all others too; that pod's address, empty where
@@ -206,7 +225,7 @@ class Pod:
         what has caused it."""
         until = None
         if self.plan.max_run_duration_seconds is not None:
-            until = time.monotonic() + self.plan.max_run_duration_seconds
+            until = self.began + self.plan.max_run_duration_seconds - self.taken
         while True:
             if self.replicas.failed:
                 if not self._failure_counts():

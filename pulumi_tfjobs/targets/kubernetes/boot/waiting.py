@@ -23,12 +23,14 @@ class TooLate(Exception):
 
 
 class Waiting:
-    """One wait. ``limit``: seconds that it may take, None for as long as it takes."""
+    """One wait. ``limit``: seconds that the run may take, None for as long as it takes; ``taken``: that it has taken
+    before."""
 
-    def __init__(self, output: Output, ending: threading.Event, limit: float | None = None) -> None:
+    def __init__(self, output: Output, ending: threading.Event, limit: float | None = None, taken: float = 0.0) -> None:
         self._output = output
         self._ending = ending
         self._limit = limit
+        self._taken = taken
         self._began = time.monotonic()
         self._said = ""
         self._said_at: float | None = None
@@ -43,7 +45,7 @@ class Waiting:
         """Raises ToldToEnd, TooLate."""
         if self._ending.is_set():
             raise ToldToEnd
-        if self._limit is not None and self.seconds >= self._limit:
+        if self._limit is not None and self._taken + self.seconds >= self._limit:
             raise TooLate(f"after {self._limit:g} s (maxRunDurationSeconds) it was still waiting for {self._for}")
 
     def pause(self, what: str, seconds: float = _PAUSE_SECONDS) -> None:
