@@ -347,7 +347,9 @@ def test_a_tfjob_has_its_operators_names() -> None:
 
 
 def test_horovod_over_gloo_is_a_tfjob_of_workers() -> None:
-    replicas = workload_of(HOROVOD, {"engine": "kubeflow"})["spec"]["tfReplicaSpecs"]
+    spec = workload_of(HOROVOD, {"engine": "kubeflow"})["spec"]
+    assert "backoffLimit" not in spec["runPolicy"], "its operator would delete what has failed, with its logs"
+    replicas = spec["tfReplicaSpecs"]
     assert {name: item["replicas"] for name, item in replicas.items()} == {"Worker": 2}
 
 

@@ -39,12 +39,17 @@ def tfjob(request: Request) -> dict[str, Any]:
         }
         for group in groups(plan)
     }
+    policy = _run_policy(request)
+    if not plan.retries:
+        # Nothing is started again with "Never". With a limit of 0 its operator would delete the pods that have failed,
+        # their logs with them, and make one of them anew before it tells that the job has failed.
+        del policy["backoffLimit"]
     return _workload(
         request,
         TF_JOBS,
         {
             "successPolicy": "AllWorkers" if plan.success_policy == "all_workers" else "",
-            "runPolicy": _run_policy(request),
+            "runPolicy": policy,
             "tfReplicaSpecs": replicas,
         },
     )
