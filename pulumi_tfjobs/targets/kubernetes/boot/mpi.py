@@ -69,15 +69,16 @@ def lend(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
         server = ssh.serve(root, pod.waiting())
     except (Damaged, OSError) as error:
         said["failed"] = output.masked(str(error))
-    host = run["hosts"][LAUNCHER][0]
-    meeting.attend(host, meeting_port(), "the launcher", said, pod.waiting())
-    ending.asked.wait()
-    with open(os.path.join(root, "work", _TOLD), "w", encoding="ascii"):
-        pass
-    _end_ranks(root, pod.plan.stop_grace_seconds)
-    if server is not None:
-        server.kill()
-        server.wait()
+    try:
+        meeting.attend(run["hosts"][LAUNCHER][0], meeting_port(), "the launcher", said, pod.waiting())
+        ending.asked.wait()
+        with open(os.path.join(root, "work", _TOLD), "w", encoding="ascii"):
+            pass
+        _end_ranks(root, pod.plan.stop_grace_seconds)
+    finally:
+        if server is not None:
+            server.kill()
+            server.wait()
     terminate(root, "the pod was told to end", BY_ORDER)
     return TOLD_TO_END
 

@@ -99,12 +99,17 @@ def serve(root: str, waiting: Waiting) -> subprocess.Popen[bytes]:
         server = subprocess.Popen(
             [sshd, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    while True:
-        if server.poll() is not None:
-            with open(said, encoding="utf-8", errors="replace") as stream:
-                words = " ".join(stream.read().split())
-            raise Damaged(f"sshd has ended with code {server.returncode}: {words}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", _PORT), 2) as link:
-            if link.recv(4).startswith(b"SSH"):
-                return server
-        waiting.pause("its own sshd")
+    try:
+        while True:
+            if server.poll() is not None:
+                with open(said, encoding="utf-8", errors="replace") as stream:
+                    words = " ".join(stream.read().split())
+                raise Damaged(f"sshd has ended with code {server.returncode}: {words}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", _PORT), 2) as link:
+                if link.recv(4).startswith(b"SSH"):
+                    return server
+            waiting.pause("its own sshd")
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
