@@ -100,11 +100,7 @@ def serve(root: str, waiting: Waiting) -> subprocess.Popen[bytes]:
             [sshd, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        while True:
-            if server.poll() is not None:
-                with open(said, encoding="utf-8", errors="replace") as stream:
-                    words = " ".join(stream.read().split())
-                raise Damaged(f"sshd has ended with code {server.returncode}: {words}")
+        while server.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", _PORT), 2) as link:
                 if link.recv(4).startswith(b"SSH"):
                     return server
@@ -113,3 +109,6 @@ def serve(root: str, waiting: Waiting) -> subprocess.Popen[bytes]:
         server.kill()
         server.wait()
         raise
+    with open(said, encoding="utf-8", errors="replace") as stream:
+        words = " ".join(stream.read().split())
+    raise Damaged(f"sshd has ended with code {server.returncode}: {words}")
