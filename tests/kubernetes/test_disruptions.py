@@ -43,7 +43,9 @@ async def test_a_node_that_does_not_answer_any_more(rig: Cluster, namespace: str
         async with aclosing(place.target.watch(folder, 1)) as states:
             run = Following(states)
             await run.until(lambda state: state.reason.startswith("1 of 2 pods running"))
-            (pod,) = [item for item in place.pods() if item["spec"].get("nodeName") == mute.name]
+            # The other one may still be on its way to its node.
+            there = lambda: [item for item in place.pods() if item["spec"].get("nodeName") == mute.name]  # noqa: E731
+            (pod,) = await until(there, "the other pod is on that node")
             mute.run(pod)
             await run.until(lambda state: state.phase == phases.RUNNING and not state.reason)
             lost = next(r.name for r in run_of(await place.target.look(folder, 1)).replicas if r.node == mute.name)
