@@ -75,10 +75,16 @@ def test_the_kubeflow_engine_needs_what_the_job_needs() -> None:
     (mpijob,) = not_installed(options, MPI, Installed(tfjob="v1"))
     assert "mpi-operator" in mpijob.fix
     assert not not_installed(options, MPI, Installed(mpijob="v2beta1"))
-    (other,) = not_installed(options, MPI, Installed(mpijob="v1"))
-    assert other.path == "distribution.controller"
-    assert "training-operator's (v1)" in other.found
-    assert "controller: gloo" in other.fix
+    assert not not_installed(options, MPI, Installed(mpijob="v1"))
+
+
+def test_no_queue_would_ever_let_training_operators_mpijob_in() -> None:
+    options = Options(image="x", engine="kubeflow", queue="team-a")
+    (found,) = not_installed(options, MPI, Installed(mpijob="v1", kueue="v1beta1"))
+    assert found.path == "computeTarget.queue"
+    assert "training-operator's (v1), which Kueue does not know" in found.found
+    assert "controller: gloo" in found.fix
+    assert not not_installed(options, MPI, Installed(mpijob="v2beta1", kueue="v1beta1"))
 
 
 def test_a_gpu_resource_that_no_node_has_is_told_with_the_nearest() -> None:

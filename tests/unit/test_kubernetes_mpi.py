@@ -1,5 +1,5 @@
-"""The pods of an MPIJob as processes: the real bootstrap, with programs in the places of mpirun and ssh that start the
-ranks on this machine."""
+"""The pods of an MPIJob as processes: the real bootstrap, with programs in the places of mpirun, ssh and kubectl that
+start the ranks on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,22 +59,38 @@ while True:
     link.sendall(b"SSH-2.0-fake\\r\\n")
     link.close()
 """
+KUBECTL = """#!{python}
+import os, re, sys
+words = sys.argv[1:]
+pod, command = words[words.index("exec") + 1], words[words.index("--") + 1:]
+said = os.path.join(os.environ["FAKE"], pod)
+if not os.path.exists(said):
+    open(said, "w").close()
+    sys.exit("error: unable to upgrade connection: container not found")
+roots = os.environ["FAKE_ROOTS"].split(":")
+os.environ["TFJOBS_ROOT"] = roots[int(pod.rpartition("-")[2])]
+os.execv(command[0], command)
+"""
 
 
 class Job:
-    """The pods of one MPIJob."""
+    """The pods of one MPIJob. ``unnamed``: training-operator's, whose names do not resolve."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, unnamed: bool = False) -> None:
         self.folder = folder
+        self.unnamed = unnamed
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
-        for name, text in {"mpirun": MPIRUN, "sshd": SSHD, "ssh": "#!/bin/sh\nexit 1\n"}.items():
+        for name, text in {"mpirun": MPIRUN, **self._ways()}.items():
             (self.bin / name).write_text(text.format(python=sys.executable))
             (self.bin / name).chmod(0o755)
         self.store = folder / "store"
         self.store.mkdir()
         self.pods: list[Pod] = []
         self.meeting = _free_port()
+
+    def _ways(self) -> dict[str, str]:
+        return {"kubectl": KUBECTL} if self.unnamed else {"sshd": SSHD, "ssh": "#!/bin/sh\nexit 1\n"}
 
     @property
     def workers(self) -> list[Pod]:
@@ -90,11 +107,15 @@ class Job:
         roots = [self.folder / f"worker-{number}" for number in (0, 1)]
         more = {} if source is None else {"source": source}
         hosts = {"launcher": ["127.0.0.1"], "worker": ["127.0.0.1"] * 2}
+        if self.unnamed:
+            hosts = {"launcher": [], "worker": ["digits-worker-0", "digits-worker-1"]}
         for name, number, word in (("launcher", 0, "launch"), ("worker", 0, "lend"), ("worker", 1, "lend")):
             env = {
                 "PATH": f"{self.bin}:{os.environ['PATH']}",
                 "TFJOBS_MEETING_PORT": str(self.meeting),
                 "TFJOBS_SSH_PORT": str(_free_port()),
+                "TFJOBS_KUBECTL": str(self.bin / "kubectl"),
+                "TFJOBS_POD_IP": "127.0.0.1",
                 "FAKE": str(self.folder),
                 "FAKE_ROOTS": ":".join(map(str, roots)),
                 "OF_THE_POD": f"{name}-{number}",
@@ -143,6 +164,33 @@ def job(tmp_path: Path) -> Iterator[Job]:
             pod.process.send_signal(signal.SIGTERM)
     for pod in made.pods:
         pod.ends()
+
+
+def test_a_launcher_without_a_name_leaves_its_address_with_the_workers(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job", unnamed=True)
+    launcher = job.start("print('rank', os.environ['TFJOBS_RANK'])")
+    assert launcher.ends() == 0, launcher.lines
+    assert [job.log(rank) for rank in range(4)] == [[f"rank {rank}"] for rank in range(4)]
+    # As mpirun calls it.
+    ssh = launcher.root / "work" / "bin" / "ssh"
+    env = {"FAKE": str(job.folder), "FAKE_ROOTS": "one:two", "PATH": os.environ["PATH"]}
+    call = [ssh, "-x", "digits-worker-1", "echo", '"$TFJOBS_ROOT"']
+    said = subprocess.run(call, env=env, capture_output=True, text=True, check=True)
+    assert said.stdout == "two\n"
+    for pod in job.workers:
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.ends() == 143
+
+
+def test_a_launcher_that_was_brought_no_kubectl(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job", unnamed=True)
+    (job.bin / "kubectl").unlink()
+    launcher = job.start("print('begun')")
+    assert launcher.ends() == 3
+    assert "which the operator of the MPIJob brings" in launcher.termination()["reason"]
+    for pod in job.workers:
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.ends() == 143
 
 
 @pytest.mark.parametrize("oldest", [False, True])

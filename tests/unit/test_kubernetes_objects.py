@@ -11,8 +11,9 @@ import pytest
 from pulumi_tfjobs.spec.retrying import is_retried
 from pulumi_tfjobs.targets.base import RunContext
 from pulumi_tfjobs.targets.kubernetes import naming
+from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS_V1
 from pulumi_tfjobs.targets.kubernetes.ends import pod_code
-from pulumi_tfjobs.targets.kubernetes.engines import ENGINES
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Kubeflow
 from pulumi_tfjobs.targets.kubernetes.members import PORT
 from pulumi_tfjobs.targets.kubernetes.objects import BOOT, times
 from pulumi_tfjobs.targets.kubernetes.patching import merged
@@ -370,6 +371,22 @@ def test_an_mpijob_has_a_launcher_and_pods_that_lend_their_processors() -> None:
     assert hosts["worker"] == [f"{request.name}-worker-{number}.{request.name}" for number in (0, 1)]
     # Its operator mounts the keys with modes that only root can read, where they are in root's home.
     assert spec["sshAuthMountPath"] == "/tfjobs/ssh"
+
+
+def test_the_mpijob_of_training_operator_reaches_workers_by_kubectl() -> None:
+    request = request_of(HOROVOD_MPI, {"engine": "kubeflow", "serviceAccount": "trainer"})
+    config, workload = Kubeflow(mpi=MPI_JOBS_V1).objects(request)
+    assert (workload["apiVersion"], workload["spec"]["mainContainer"]) == ("kubeflow.org/v1", "training")
+    assert "sshAuthMountPath" not in workload["spec"]
+    specs = workload["spec"]["mpiReplicaSpecs"]
+    launcher, worker = (specs[name]["template"]["spec"] for name in ("Launcher", "Worker"))
+    # The operator's own account, which may run commands in the workers' pods; these have the one that was chosen.
+    assert not {"serviceAccountName", "automountServiceAccountToken"} & set(launcher)
+    assert worker["serviceAccountName"] == "trainer"
+    field = {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert {"name": "TFJOBS_POD_IP", "valueFrom": field} in container_of(workload, "launcher")["env"]
+    hosts = json.loads(config["data"]["run.json"])["hosts"]
+    assert hosts == {"worker": [f"{request.name}-worker-{number}" for number in (0, 1)], "launcher": []}
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ QUOTAS = Api("", "v1", "resourcequotas", "ResourceQuota")
 JOB_SETS = Api("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
 TF_JOBS = Api("kubeflow.org", "v1", "tfjobs", "TFJob")
 MPI_JOBS = Api("kubeflow.org", "v2beta1", "mpijobs", "MPIJob")  # of mpi-operator
+MPI_JOBS_V1 = Api("kubeflow.org", "v1", "mpijobs", "MPIJob")  # of training-operator; a cluster has one of them
 
 
 def path_of(api: Api, namespace: str = "", name: str = "", part: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
 from pulumi_tfjobs.targets.kubernetes.permissions import Permission
 from pulumi_tfjobs.targets.kubernetes.sharing import kept
 
@@ -147,7 +147,8 @@ def kinds_of(installed: Installed) -> list[Api]:
     served = (
         (JOB_SETS, installed.jobset),
         (TF_JOBS, installed.tfjob),
-        (MPI_JOBS, installed.mpijob == MPI_JOBS.version),  # of training-operator's own kind we make none
+        (MPI_JOBS, installed.mpijob == MPI_JOBS.version),
+        (MPI_JOBS_V1, installed.mpijob == MPI_JOBS_V1.version),
     )
     return [api for api, there in served if there]
 

@@ -11,7 +11,7 @@ from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.model import Horovod, JobSpec, MultiWorker
 from pulumi_tfjobs.spec.retrying import INFRASTRUCTURE
 from pulumi_tfjobs.targets.kubernetes import jobset, kubeflow
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
 from pulumi_tfjobs.targets.kubernetes.members import LAUNCHER
 from pulumi_tfjobs.targets.kubernetes.objects import Request, config_map, hosts_of, secret
 
@@ -72,13 +72,14 @@ class JobSets:
 
 @dataclass(frozen=True)
 class Kubeflow:
-    """Kubeflow's TFJob, and mpi-operator's MPIJob."""
+    """Kubeflow's TFJob and MPIJob. ``mpi``: whose MPIJob the cluster has, mpi-operator's or training-operator's."""
 
     name: str = "kubeflow"
     controllers: frozenset[str] = frozenset({"gloo", "mpi"})
+    mpi: Api = MPI_JOBS
 
     def api(self, plan: LaunchPlan) -> Api:
-        return MPI_JOBS if kubeflow.is_mpi(plan) else TF_JOBS
+        return self.mpi if kubeflow.is_mpi(plan) else TF_JOBS
 
     def check(self, spec: JobSpec) -> list[InputProblem]:
         found = []
@@ -124,6 +125,8 @@ class Kubeflow:
         return found
 
     def objects(self, request: Request) -> list[dict[str, Any]]:
+        if self.api(request.plan) == MPI_JOBS_V1:
+            return [*_beside(request, kubeflow.MPIJOB_POD, {LAUNCHER: []}), kubeflow.mpijob_v1(request)]
         if kubeflow.is_mpi(request.plan):
             launcher = {LAUNCHER: [kubeflow.LAUNCHER_HOST.format(name=request.name)]}
             return [*_beside(request, kubeflow.MPIJOB_HOST, launcher), kubeflow.mpijob(request)]

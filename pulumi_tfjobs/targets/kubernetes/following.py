@@ -18,11 +18,11 @@ from pulumi_tfjobs.targets.kubernetes.api import PODS, path_of
 from pulumi_tfjobs.targets.kubernetes.client import Connection
 from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Later, Unreadable
 from pulumi_tfjobs.targets.kubernetes.keeping import Event, Keeper
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.naming import REPLICA_TYPE
 from pulumi_tfjobs.targets.kubernetes.reading import MARKER, LogReader
 from pulumi_tfjobs.targets.kubernetes.retrying import Backoff
 
-CONTAINER = "training"
 # Where there are more pods than streams, most are asked what is new so often instead of being followed.
 _POLL_SECONDS = 10.0
 # A stream without a word for so long may be dead without our knowing; asking again costs little.

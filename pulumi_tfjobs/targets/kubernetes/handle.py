@@ -11,11 +11,11 @@ from typing import NamedTuple
 from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.spec.state import RunState, run_state_from_json
 from pulumi_tfjobs.targets.folder import AttemptFolder
-from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS, MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
 from pulumi_tfjobs.targets.local.statefile import write_file
 
 STOPPED = "stopped on request"
-WORKLOADS = {"jobset": JOB_SETS, "tfjob": TF_JOBS, "mpijob": MPI_JOBS}
+WORKLOADS = {"jobset": JOB_SETS, "tfjob": TF_JOBS, "mpijob": MPI_JOBS, "mpijob_v1": MPI_JOBS_V1}
 
 
 class Handle(NamedTuple):

@@ -18,8 +18,8 @@ from pulumi_tfjobs.errors import LaunchFailed
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import EVENTS, PODS
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER as TRAINING
 from pulumi_tfjobs.targets.kubernetes.objects import STORE, WORK, given
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER as TRAINING
 from pulumi_tfjobs.targets.kubernetes.storage import StorageTrouble
 
 if TYPE_CHECKING:

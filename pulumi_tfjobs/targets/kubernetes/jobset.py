@@ -13,9 +13,9 @@ from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.api import JOB_SETS
 from pulumi_tfjobs.targets.kubernetes.ends import TIMED_OUT, TOLD_TO_END, pod_code
-from pulumi_tfjobs.targets.kubernetes.members import Group, deciding, groups
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER, Group, deciding, groups
 from pulumi_tfjobs.targets.kubernetes.objects import Request, given, pod_template
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
+from pulumi_tfjobs.targets.kubernetes.options import Options
 
 HOST = "{name}-{type}-{index}-0.{name}"
 DOMAIN = "jobset.sigs.k8s.io"

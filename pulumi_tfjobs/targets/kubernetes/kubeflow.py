@@ -8,18 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan
-from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
+from pulumi_tfjobs.targets.kubernetes.boot.kubexec import ADDRESS
 from pulumi_tfjobs.targets.kubernetes.boot.ssh import KEYS
 from pulumi_tfjobs.targets.kubernetes.jobset import queue_labels
-from pulumi_tfjobs.targets.kubernetes.members import LAUNCH, LAUNCHER, LEND, Group, groups
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER, LAUNCH, LAUNCHER, LEND, Group, groups
 from pulumi_tfjobs.targets.kubernetes.objects import ROOT, Request, pod_template
 
 # Services of its operator have these names; a JobSet's pods are below one service.
 TFJOB_HOST = "{name}-{type}-{index}"
 MPIJOB_HOST = "{name}-{type}-{index}.{name}"
+MPIJOB_POD = "{name}-{type}-{index}"  # of v1, whose pods have no service: kubectl knows them by it
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
-OTHER_MPIJOB = "the cluster's MPIJob is training-operator's (v1), which starts ranks another way"
-TO_FIX_MPIJOB = "To fix: install mpi-operator (v2beta1) in its place, or say controller: gloo"
+QUEUES_NO_V1 = "the cluster's MPIJob is training-operator's (v1), which Kueue does not know: it would never be let in"
+TO_FIX_QUEUE = "leave queue out, or say controller: gloo, or install mpi-operator (v2beta1) in its place"
 LAUNCHER_HOST = "{name}-launcher.{name}"
 TFJOB_CONTAINER = "tensorflow"
 _TFJOB_PORT = "tfjob-port"
@@ -58,23 +60,45 @@ def tfjob(request: Request) -> dict[str, Any]:
 def mpijob(request: Request) -> dict[str, Any]:
     """The MPIJob of an attempt, for mpi-operator. The launcher waits for the workers, and runs mpirun, which reaches
     them over ssh: the image has Open MPI and OpenSSH's server and client."""
-    workers = next(group for group in groups(request.plan) if group.type == "worker")
-    # Of it there is one, and it trains nothing: no GPU, and no CPU to speak of.
-    launcher = _pod(request, Group(LAUNCHER, ((),)), LAUNCH)
-    launcher["metadata"]["labels"][REPLICA_INDEX] = "0"
-    worker = _pod(request, workers, LEND)
-    spec: dict[str, Any] = {
-        "slotsPerWorker": max(len(pod) for pod in workers.pods),
+    spec = {
         "runPolicy": _run_policy(request),
-        "mpiReplicaSpecs": {
-            "Launcher": {"replicas": 1, "restartPolicy": "Never", "template": launcher},
-            "Worker": {"replicas": len(workers.pods), "restartPolicy": "Never", "template": worker},
-        },
+        **_mpi(request),
         # Elsewhere than in root's home, so that it can be read by whoever the image runs as.
         "sshAuthMountPath": f"{ROOT}/{KEYS}",
         "mpiImplementation": "OpenMPI",
     }
     return _workload(request, MPI_JOBS, spec)
+
+
+def mpijob_v1(request: Request) -> dict[str, Any]:
+    """The same for training-operator. mpirun reaches the workers by kubectl, which the operator brings into the
+    launcher's pod; the image has Open MPI."""
+    policy = _run_policy(request)
+    del policy["backoffLimit"]  # as with a TFJob
+    spec = {"runPolicy": policy, "mainContainer": CONTAINER, **_mpi(request)}
+    launcher = spec["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]
+    # The operator makes an account that may run commands in the workers' pods, and in no other one.
+    launcher.pop("serviceAccountName", None)
+    launcher.pop("automountServiceAccountToken", None)
+    container = next(item for item in launcher["containers"] if item["name"] == CONTAINER)
+    container["env"].append({"name": ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+    return _workload(request, MPI_JOBS_V1, spec)
+
+
+def _mpi(request: Request) -> dict[str, Any]:
+    """What both kinds of MPIJob have in common."""
+    workers = next(group for group in groups(request.plan) if group.type == "worker")
+    # Of it there is one, and it trains nothing: no GPU, and no CPU to speak of.
+    launcher = _pod(request, Group(LAUNCHER, ((),)), LAUNCH)
+    launcher["metadata"]["labels"][REPLICA_INDEX] = "0"
+    worker = _pod(request, workers, LEND)
+    return {
+        "slotsPerWorker": max(len(pod) for pod in workers.pods),
+        "mpiReplicaSpecs": {
+            "Launcher": {"replicas": 1, "restartPolicy": "Never", "template": launcher},
+            "Worker": {"replicas": len(workers.pods), "restartPolicy": "Never", "template": worker},
+        },
+    }
 
 
 def is_mpi(plan: LaunchPlan) -> bool:

@@ -14,13 +14,13 @@ from pulumi_tfjobs.targets.base import RunContext
 from pulumi_tfjobs.targets.folder import AttemptFolder
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.adopting import adopt, owner_of
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, SECRETS, Api
+from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS_V1, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.boot import package
 from pulumi_tfjobs.targets.kubernetes.capacity import admit
-from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine
+from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine, Kubeflow
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, write_handle
-from pulumi_tfjobs.targets.kubernetes.kubeflow import OTHER_MPIJOB, TO_FIX_MPIJOB, is_mpi
+from pulumi_tfjobs.targets.kubernetes.kubeflow import QUEUES_NO_V1, TO_FIX_QUEUE, is_mpi
 from pulumi_tfjobs.targets.kubernetes.objects import Request, Source
 from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.room import WAITING
@@ -84,14 +84,16 @@ async def launch(
 
 
 async def _engine(connection: Connection, options: Options, plan: LaunchPlan) -> Engine:
-    """The one asked for. Raises LaunchFailed where the cluster has another kind of MPIJob than ours."""
+    """The one asked for, with the kind of MPIJob that the cluster has. Raises LaunchFailed."""
     if options.engine != "kubeflow" or not is_mpi(plan):
         return ENGINES[options.engine]
     from pulumi_tfjobs.targets.kubernetes.detecting import detect
 
-    if (await detect(connection)).mpijob == "v1":
-        raise LaunchFailed(f"{OTHER_MPIJOB}. {TO_FIX_MPIJOB}")
-    return ENGINES[options.engine]
+    if (await detect(connection)).mpijob != MPI_JOBS_V1.version:
+        return ENGINES[options.engine]
+    if options.queue:
+        raise LaunchFailed(f"{QUEUES_NO_V1}. To fix: {TO_FIX_QUEUE}")
+    return Kubeflow(mpi=MPI_JOBS_V1)
 
 
 def _record(plan: LaunchPlan, attempt: int, context: RunContext) -> dict[str, Any]:

@@ -11,12 +11,16 @@ RENDEZVOUS_PORT = 29500  # of Horovod, in the first worker's pod
 MEETING_PORT = 29501  # where pods wait for each other, in the pod of rank 0 (with mpirun, in the launcher's)
 SSH_PORT = 29502  # by which mpirun reaches the workers
 
+CONTAINER = "training"
+
 LAUNCHER = "launcher"
 # The bootstrap's words for what it is in a pod of an MPIJob: the one that runs mpirun, one that lends its processors to
-# ranks, and such a rank itself. Without a word it runs the pod's replicas.
+# ranks, and such a rank itself; and one that only leaves the launcher's address there. Without a word it runs the pod's
+# replicas.
 LAUNCH = "launch"
 LEND = "lend"
 RANK = "rank"
+CALL = "call"
 
 
 class Group(NamedTuple):

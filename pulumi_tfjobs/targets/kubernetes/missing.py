@@ -12,10 +12,10 @@ from pulumi_tfjobs.errors import InputProblem, TargetUnavailable
 from pulumi_tfjobs.spec import pins
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.suggest import nearest
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS, SECRETS, Api
+from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS_V1, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.detecting import QUICK_SECONDS, Installed, denied, detect
 from pulumi_tfjobs.targets.kubernetes.failures import Unreadable
-from pulumi_tfjobs.targets.kubernetes.kubeflow import OTHER_MPIJOB, is_mpi
+from pulumi_tfjobs.targets.kubernetes.kubeflow import QUEUES_NO_V1, TO_FIX_QUEUE, is_mpi
 from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.packing import Node
 from pulumi_tfjobs.targets.kubernetes.permissions import PERMISSIONS, Permission
@@ -135,10 +135,9 @@ def not_installed(options: Options, plan: LaunchPlan, installed: Installed) -> l
     jobset = ', or say engine: "jobset", which is there' if installed.jobset else ""
     if options.engine == "kubeflow" and is_mpi(plan) and not installed.mpijob:
         lacks("engine", "MPIJob", "mpijob", ", or say controller: gloo")
-    elif options.engine == "kubeflow" and is_mpi(plan) and installed.mpijob != MPI_JOBS.version:
-        fix = "say controller: gloo, which needs no MPIJob; or install mpi-operator in its place: a cluster has one"
-        expected = f"mpi-operator's ({MPI_JOBS.version})"
-        found.append(InputProblem("distribution.controller", OTHER_MPIJOB, expected, fix))
+    elif options.queue and options.engine == "kubeflow" and is_mpi(plan) and installed.mpijob == MPI_JOBS_V1.version:
+        expected = "no queue with this kind of MPIJob"
+        found.append(InputProblem("computeTarget.queue", QUEUES_NO_V1, expected, TO_FIX_QUEUE))
     if options.engine == "kubeflow" and not is_mpi(plan) and not installed.tfjob:
         lacks("engine", "TFJob", "tfjob", jobset)
     if options.queue and not installed.kueue:

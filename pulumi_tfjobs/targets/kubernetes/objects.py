@@ -12,8 +12,8 @@ from typing import Any
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes import naming, runfile
 from pulumi_tfjobs.targets.kubernetes.boot.package import FILE as BOOT_FILE
-from pulumi_tfjobs.targets.kubernetes.members import PORT, Group, groups
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER, Options
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER, PORT, Group, groups
+from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.patching import merged
 
 ROOT = "/tfjobs"

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from pulumi_tfjobs.errors import InputProblem
 from pulumi_tfjobs.spec.suggest import nearest
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.option_types import (
     Annotations,
     Count,
@@ -36,7 +37,6 @@ from pulumi_tfjobs.targets.kubernetes.option_types import (
 
 STORE = "kubernetes"
 GPU_RESOURCE = "nvidia.com/gpu"
-CONTAINER = "training"  # the container of a pod in which replicas run
 SOURCES = ("claim", "nfs", "csi", "configMap", "secret", "emptyDir", "hostPath")
 _STORAGE_SOURCES = ("claim", "nfs", "csi", "hostPath")
 

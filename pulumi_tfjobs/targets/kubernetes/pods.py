@@ -11,7 +11,7 @@ from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.ends import BY_ORDER, BY_TIME, TOLD_TO_END
 from pulumi_tfjobs.targets.kubernetes.jobset import JOB_INDEX, RESTART_ATTEMPT
 from pulumi_tfjobs.targets.kubernetes.kubeflow import REPLICA_INDEX, TFJOB_CONTAINER
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER
 
 # Why a container waits although nothing is wrong (yet).
 _USUAL = frozenset({"ContainerCreating", "PodInitializing"})

@@ -24,7 +24,7 @@ from pulumi_tfjobs.targets.kubernetes.informer import Informer
 from pulumi_tfjobs.targets.kubernetes.keeping import Event, recorded_events
 from pulumi_tfjobs.targets.kubernetes.kubeflow import TFJOB_CONTAINER
 from pulumi_tfjobs.targets.kubernetes.logs import Collector
-from pulumi_tfjobs.targets.kubernetes.options import CONTAINER
+from pulumi_tfjobs.targets.kubernetes.members import CONTAINER
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
 from pulumi_tfjobs.targets.kubernetes.states import (

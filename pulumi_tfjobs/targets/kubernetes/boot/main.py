@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pulumi_tfjobs.targets.kubernetes.boot import mpi
+from pulumi_tfjobs.targets.kubernetes.boot import kubexec, mpi
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
 from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, ask_quickly
 from pulumi_tfjobs.targets.kubernetes.boot.output import Output
@@ -13,7 +13,7 @@ from pulumi_tfjobs.targets.kubernetes.boot.pod import Pod, terminate
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import ToldToEnd, TooLate
 from pulumi_tfjobs.targets.kubernetes.ends import BY_ORDER, BY_START, BY_TIME, NO_START, TIMED_OUT, TOLD_TO_END
-from pulumi_tfjobs.targets.kubernetes.members import LAUNCH, LEND, RANK
+from pulumi_tfjobs.targets.kubernetes.members import CALL, LAUNCH, LEND, RANK
 from pulumi_tfjobs.targets.kubernetes.runfile import read_folder
 
 ROOT = os.environ.get("TFJOBS_ROOT", "/tfjobs")
@@ -23,6 +23,8 @@ def main() -> int:
     """Run this pod's replicas; the container's exit code."""
     if sys.argv[1:] == [RANK]:
         return mpi.run_rank(ROOT)
+    if sys.argv[1:2] == [CALL]:
+        return kubexec.take_address(ROOT, sys.argv[2])
     ask_quickly()
     output = Output()
     try:

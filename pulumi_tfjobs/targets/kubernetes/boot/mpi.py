@@ -1,8 +1,11 @@
 """The pods of an MPIJob. Standard library only.
 
-A worker's pod makes itself ready, lets mpirun in by ssh, and otherwise waits. The launcher's pod waits for them all,
-and runs mpirun, which starts this bootstrap once more for each rank, in the workers' pods. A rank's bootstrap runs that
-replica of the plan; what it prints goes to the launcher's pod, so that this one's log and end tell of all.
+A worker's pod makes itself ready, lets mpirun in, and otherwise waits. The launcher's pod waits for them all, and runs
+mpirun, which starts this bootstrap once more for each rank, in the workers' pods. A rank's bootstrap runs that replica
+of the plan; what it prints goes to the launcher's pod, so that this one's log and end tell of all.
+
+With mpi-operator (v2beta1) pods have names, and mpirun reaches them by ssh; with training-operator (v1) the launcher's
+has none, and mpirun reaches the others by kubectl.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import uuid
 from typing import Any
 
 from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
-from pulumi_tfjobs.targets.kubernetes.boot import meeting, relay, software, ssh
+from pulumi_tfjobs.targets.kubernetes.boot import kubexec, meeting, relay, software, ssh
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
 from pulumi_tfjobs.targets.kubernetes.boot.output import Copier, Output, secrets_of
 from pulumi_tfjobs.targets.kubernetes.boot.pod import (
@@ -47,6 +50,13 @@ HOSTS = "/etc/mpi/hostfile"  # the operator's: each worker's name, and how many 
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 # What mpirun and its daemons give a rank. All else is as in the rank's pod: ssh brings none of that.
 _FROM_MPIRUN = ("OMPI_", "OPAL_", "PMIX_", "PRTE_", "PMI_", "ORTE_", "UCX_", relay.VARIABLE)
+# The operators': our own ssh does that, and these have other names in every Open MPI.
+_OPERATORS = (
+    "OMPI_MCA_plm_rsh_agent",
+    "OMPI_MCA_plm_rsh_args",
+    "OMPI_MCA_orte_default_hostfile",
+    "OMPI_MCA_orte_set_default_slots",
+)
 _LIBRARIES = "LD_LIBRARY_PATH"
 _TOLD = "told"  # a file that is there once the pod was told to end
 _LAST_LINES_SECONDS = 10.0
@@ -66,11 +76,13 @@ def lend(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
     server = None
     try:
         pod.make_ready()
-        server = ssh.serve(root, pod.waiting())
+        if run["hosts"][LAUNCHER]:
+            server = ssh.serve(root, pod.waiting())
     except (Damaged, OSError) as error:
         said["failed"] = output.masked(str(error))
     try:
-        meeting.attend(run["hosts"][LAUNCHER][0], meeting_port(), "the launcher", said, pod.waiting())
+        names = run["hosts"][LAUNCHER] or [kubexec.wait_for_address(root, pod.waiting())]
+        meeting.attend(names[0], meeting_port(), "the launcher", said, pod.waiting())
         ending.asked.wait()
         with open(os.path.join(root, "work", _TOLD), "w", encoding="ascii"):
             pass
@@ -171,7 +183,8 @@ class Launcher:
         if errors:
             raise Damaged(f"{'; '.join(errors)}. {software.TO_FIX}")
         self.mpirun = _find_mpirun()
-        self.programs = ssh.client(root)
+        self.unnamed = not run["hosts"][LAUNCHER]
+        self.programs = kubexec.client(root) if self.unnamed else ssh.client(root)
         self.relay = relay.Relay(output)
         self.address = ""
         self.changed = threading.Event()
@@ -183,7 +196,12 @@ class Launcher:
         self.ending.tell(host.close)
         host.start()
         waiting = Waiting(self.output, self.ending.asked, self.plan.max_run_duration_seconds)
-        meeting.hosted(host, waiting)
+        caller = kubexec.Caller(self.root, self.run["hosts"]["worker"] if self.unnamed else (), self.output)
+        caller.start()
+        try:
+            meeting.hosted(host, waiting)
+        finally:
+            caller.stop()
         waiting.over(f"all {len(self.workers)} workers are here")
         self.address = host.address
 
@@ -216,8 +234,9 @@ class Launcher:
         env[relay.VARIABLE] = self.relay.address(self.address)
         for make in ("OMPI", "PRTE"):  # seconds that a rank has to end, once it is told to
             env.setdefault(f"{make}_MCA_odls_base_sigkill_timeout", str(int(self.plan.stop_grace_seconds) + 2))
-        # The operator's: our own ssh does that, and these have other names in every Open MPI.
-        for name in ("OMPI_MCA_plm_rsh_args", "OMPI_MCA_orte_default_hostfile", "OMPI_MCA_orte_set_default_slots"):
+        if self.unnamed:  # only this pod has kubectl, so that no worker could start another one
+            env.update({"OMPI_MCA_plm_rsh_no_tree_spawn": "1", "PRTE_MCA_plm_ssh_no_tree_spawn": "1"})
+        for name in _OPERATORS:
             env.pop(name, None)
         return env
 
