@@ -53,7 +53,7 @@ class _Module:
 
 
 MODULES = (
-    _Module("tools", {"certs": "./certs", "pause": "./pause"}),
+    _Module("tools", {"certs": "./certs", "pause": "./pause", "deliver": "./deliver"}),
     _Module(
         "core",
         {

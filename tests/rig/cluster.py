@@ -144,12 +144,16 @@ class Cluster(Plane):
         """Whether that program runs."""
         return self.processes.pid(name) is not None
 
-    def add_node(self) -> str:
-        """Makes this machine a node that runs pods for real; its name. Needs root, see `tests.rig.node`."""
+    def add_node(self, *, kubectl_delivery: bool = False) -> str:
+        """Makes this machine a node that runs pods for real; its name. Needs root, see `tests.rig.node`.
+
+        Args:
+            kubectl_delivery: It has the image that `training-operator-mpi` starts MPIJobs with.
+        """
         from tests.rig.node import RealNode
 
         if not self.node_name:
-            self.node_name = RealNode(self).start()
+            self.node_name = RealNode(self, kubectl_delivery=kubectl_delivery).start()
             self.save()
         return self.node_name
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.rig import images
 from tests.rig.api import ApiError
 from tests.rig.processes import RigError, until
 
@@ -110,6 +111,7 @@ def training_operator(cluster: Cluster, *, mpi: bool = False) -> None:
             f"--health=127.0.0.1:{health}",
             f"--webhook-port={webhook}",
             f"--certificates={cluster.webhook_certificates}",
+            f"--mpi-kubectl-delivery-image=docker.io/{images.KUBECTL_DELIVERY}",
         ],
         health,
     )

@@ -19,6 +19,7 @@ from typing import TypedDict
 
 PAUSE = "tfjobs-rig/pause:1"
 PYTHON = "tfjobs-rig/python:1"
+KUBECTL_DELIVERY = "tfjobs-rig/kubectl-delivery:1"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _FOLDERS = ("dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var", "var/tmp", "work", "tfjobs")
@@ -60,6 +61,24 @@ def archives(folder: Path, pause: str, sshd: Mapping[str, Path] | None = None) -
     found = [folder / "pause.tar", folder / "python.tar"]
     _write(found[0], PAUSE, sandbox, entrypoint=["/pause"])
     _write(found[1], PYTHON, _python_layer(sshd or {}))
+    return found
+
+
+def kubectl_delivery(folder: Path, deliver: str, kubectl: str) -> Path:
+    """The archive of an image that brings kubectl to whoever starts it, as Kubeflow's of that name.
+
+    Args:
+        folder: Where it is written.
+        deliver: The program that does so.
+        kubectl: What it brings.
+    """
+    with io.BytesIO() as data:
+        with tarfile.open(fileobj=data, mode="w") as layer:
+            for name, program in {"deliver": deliver, "bin/kubectl": kubectl}.items():
+                _add_file(layer, name, Path(program).read_bytes(), 0o755)
+        content = data.getvalue()
+    found = folder / "kubectl-delivery.tar"
+    _write(found, KUBECTL_DELIVERY, content, entrypoint=["/deliver"])
     return found
 
 

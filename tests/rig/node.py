@@ -51,10 +51,12 @@ class RealNode:
 
     Args:
         cluster: Started already.
+        kubectl_delivery: Its pods may have the image of that name.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, kubectl_delivery: bool = False) -> None:
         self._cluster = cluster
+        self._kubectl_delivery = kubectl_delivery
         self._programs = cluster.programs
         self._processes = cluster.processes
         self._folder = cluster.folder / "node"
@@ -172,9 +174,12 @@ class RealNode:
             "containerd", self._inside(self._programs.system("containerd"), f"--config={config}"), {"PATH": path}
         )
         self._processes.wait("containerd", lambda: _accepts(socket_path))
-        for archive in images.archives(
-            self._cluster.folder / "images", self._programs.go("pause"), self._programs.sshd
-        ):
+        folder = self._cluster.folder / "images"
+        archives = images.archives(folder, self._programs.go("pause"), self._programs.sshd)
+        if self._kubectl_delivery:
+            programs = (self._programs.go(name) for name in ("deliver", "kubectl"))
+            archives.append(images.kubectl_delivery(folder, *programs))
+        for archive in archives:
             done = subprocess.run(
                 self._inside(
                     self._programs.system("ctr"),
