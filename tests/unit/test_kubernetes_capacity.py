@@ -458,18 +458,20 @@ class FakeConnection:
         await self.pause()
         yield found, str(self.cluster.version)
 
-    async def patch(self, api: Api, namespace: str, name: str, body: dict[str, Any]) -> None:
+    async def patch(self, api: Api, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         cluster = self.cluster
         await self.pause()
         item = cluster.job_sets[name]
-        if item["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+        if body["metadata"].get("resourceVersion") not in {None, item["metadata"]["resourceVersion"]}:
             raise Conflict("it has changed", 409)
         cluster.version += 1
         item["metadata"]["resourceVersion"] = str(cluster.version)
         item["metadata"]["annotations"].update(body["metadata"]["annotations"])
         item["spec"].update(body.get("spec") or {})
         cluster.most = max(cluster.most, cluster.taken())
+        found: dict[str, Any] = json.loads(json.dumps(item))
         await self.pause()
+        return found
 
 
 async def launch_and_wait(cluster: FakeCluster, name: str, pods: int, gpus: int) -> bool:
@@ -506,11 +508,11 @@ class Late(FakeConnection):
         self.decided = asyncio.Event()
         self.may = asyncio.Event()
 
-    async def patch(self, api: Api, namespace: str, name: str, body: dict[str, Any]) -> None:
+    async def patch(self, api: Api, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         if "spec" in body:
             self.decided.set()
             await self.may.wait()
-        await super().patch(api, namespace, name, body)
+        return await super().patch(api, namespace, name, body)
 
 
 async def test_one_that_comes_in_the_same_second_does_not_pass_one_that_has_decided() -> None:

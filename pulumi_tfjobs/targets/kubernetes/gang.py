@@ -1,8 +1,9 @@
 """All pods of a run or none, where there is no Kueue: whose turn it is, decided by whoever waits.
 
-A run is made suspended, with the mark *waiting*. The first in line that does not fit keeps those behind it off the
-nodes that it could have, so that no stream of small runs passes a large one by. One that would not fit onto empty nodes
-holds nobody up; where nodes come by themselves it is let in, so that they come, and then alone.
+A run is made suspended, with the mark *waiting* (unless it may begin at once, see :mod:`.claiming`). The first in line
+that does not fit keeps those behind it off the nodes that it could have, so that no stream of small runs passes a large
+one by. One that would not fit onto empty nodes holds nobody up; where nodes come by themselves it is let in, so that
+they come, and then alone.
 
 There is no process that decides for all: each reads the line and the room, and lets its own run in when it is due. That
 two of them never let two in where one fits rests on the order of the line. A place in it is written once, as a
@@ -64,15 +65,21 @@ def waits(workload: Mapping[str, Any]) -> bool:
     return bool(annotations.get(naming.GANG) == WAITING)
 
 
-async def admit(connection: Connection, workload: Mapping[str, Any], *, patient: bool | float = False) -> Admission:
-    """Let the workload in if it is its turn. It is one that :func:`waits`, as it was made or read. Raises
-    TargetUnavailable, LaunchFailed (where we may not change it)."""
+async def admit(
+    connection: Connection,
+    workload: Mapping[str, Any],
+    *,
+    patient: bool | float = False,
+    since: float | None = None,
+) -> Admission:
+    """Let the workload in if it is its turn. It is one that :func:`waits`, as it was made or read (``since``: it had
+    not waited before). Raises TargetUnavailable, LaunchFailed (where we may not change it)."""
     metadata = workload["metadata"]
     place = (metadata.get("namespace") or connection.namespace, metadata["name"])
     if not waits(workload):
         return Admission(ok=True)
     # At first, what was read lately is good enough: whether this run is in it is looked at.
-    room = await read_room(connection, patient=patient)
+    room = await read_room(connection, since=since, patient=patient)
     for _ in range(_TRIES):
         changed = time.monotonic()
         run = _find(room, place)

@@ -17,6 +17,7 @@ from pulumi_tfjobs.targets.kubernetes.adopting import adopt, owner_of
 from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS_V1, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.boot import package
 from pulumi_tfjobs.targets.kubernetes.capacity import admit
+from pulumi_tfjobs.targets.kubernetes.claiming import Launch
 from pulumi_tfjobs.targets.kubernetes.engines import ENGINES, Engine, Kubeflow
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, kind_of, write_handle
@@ -50,36 +51,38 @@ async def launch(
     handle = Handle(kind_of(api), connection.server, connection.namespace, name)
     found = await connection.get(api, connection.namespace, name)
     source: list[dict[str, Any]] = []
-    if found is None:
-        how, source = await _place_source(connection, options, at.source)
-        # Kueue starts what is in its queues; all else is let in once there is room for all of it.
-        waiting = {} if options.queue else {naming.GANG: WAITING}
-        request = Request(
-            options=options,
-            plan=plan,
-            run_id=plan.run_id,
-            attempt=at.number,
-            python=python,
-            source=how,
-            boot=package.pyz(),
-            secrets=secrets,
-            labels=naming.labels_of(plan.run_id, at.number, plan.digest, plan.job, context),
-            annotations={
-                **naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
-                **waiting,
-            },
-            requirements=requirements,
-            suspend=True,
-            tell_metrics=tell_metrics,
-        )
-        await asyncio.to_thread(write_handle, at, handle)
-        found = await _create(connection, engine, request)
-    _check_ours(found, plan, handle)
-    handle = await adopt(connection, handle, found, at)
-    for body in source:  # it may have gone with its last owner while this was not one yet
-        await _shared(connection, _owned(body, found))
-    with contextlib.suppress(TargetUnavailable):  # it is launched; whoever waits for it goes on
-        await admit(connection, found)
+    async with Launch(connection, api, wanted=found is None and not options.queue) as launched:
+        if found is None:
+            how, source = await _place_source(connection, options, at.source)
+            # Kueue starts what is in its queues; all else is let in once there is room for all of it.
+            waiting = {} if options.queue else {naming.GANG: WAITING}
+            request = Request(
+                options=options,
+                plan=plan,
+                run_id=plan.run_id,
+                attempt=at.number,
+                python=python,
+                source=how,
+                boot=package.pyz(),
+                secrets=secrets,
+                labels=naming.labels_of(plan.run_id, at.number, plan.digest, plan.job, context),
+                annotations={
+                    **naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
+                    **waiting,
+                },
+                requirements=requirements,
+                suspend=True,
+                tell_metrics=tell_metrics,
+            )
+            await asyncio.to_thread(write_handle, at, handle)
+            found = await _create(connection, engine, request, launched)
+        _check_ours(found, plan, handle)
+        handle = await adopt(connection, handle, found, at)
+        for body in source:  # it may have gone with its last owner while this was not one yet
+            await _shared(connection, _owned(body, found))
+        with contextlib.suppress(TargetUnavailable):  # it is launched; whoever waits for it goes on
+            found = await launched.confirm(found)
+            await admit(connection, found, since=launched.stepped_back)
     return handle
 
 
@@ -100,10 +103,11 @@ def _record(plan: LaunchPlan, attempt: int, context: RunContext) -> dict[str, An
     return {"v": 1, "attempt": attempt, **context.record, "digest": plan.digest, "job": plan.job, "urn": context.urn}
 
 
-async def _create(connection: Connection, engine: Engine, request: Request) -> dict[str, Any]:
+async def _create(connection: Connection, engine: Engine, request: Request, launched: Launch) -> dict[str, Any]:
     """Create the attempt's objects; the workload as it is then at the cluster."""
     namespace = connection.namespace
     *beside, workload = engine.objects(request)
+    workload = await launched.claimed(workload)
     made: list[Api] = []
     for body in beside:
         api = SECRETS if body["kind"] == "Secret" else CONFIG_MAPS
