@@ -289,7 +289,12 @@ class Cluster(Plane):
             RigError: It failed.
         """
         done = subprocess.run(
-            [self.programs.go("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
+            [
+                self.programs.go("kubectl"),
+                f"--kubeconfig={self.kubeconfig}",
+                f"--cache-dir={self.folder}/kubectl",
+                *arguments,
+            ],
             input=stdin,
             capture_output=True,
             text=True,

@@ -17,6 +17,7 @@ from tests.rig.cluster import Cluster
 from tests.rig.node import NeedsRoot
 from tests.rig.processes import until
 from tests.rig.teardown import leftovers, name_of, processes
+from tools.setup.paths import CACHE_VARIABLE, cache_root
 
 REPOSITORY = Path(__file__).parents[2]
 GPU = "nvidia.com/gpu"
@@ -27,6 +28,7 @@ import sys
 from tests.rig.cluster import Cluster
 from tests.rig.test_rig import python_pod
 cluster = Cluster().start()
+cluster.kubectl("get", "nodes")
 print(cluster.folder, flush=True)
 if cluster.add_node():
     with cluster.namespace() as namespace:
@@ -258,11 +260,15 @@ def test_the_api_server_comes_back_as_it_was(rig: Cluster, namespace: str) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a real node needs root")
-def test_nothing_is_left_of_a_rig_whose_owner_was_killed() -> None:
+def test_nothing_is_left_of_a_rig_whose_owner_was_killed(tmp_path: Path) -> None:
     before = traces()
+    users = tmp_path / ".kube" / "config"
+    users.parent.mkdir()
+    users.write_text("what the user has", encoding="utf-8")
     owner = subprocess.Popen(
         [sys.executable, "-c", STARTS_AND_WAITS],
         cwd=REPOSITORY,
+        env={**os.environ, CACHE_VARIABLE: str(cache_root()), "HOME": str(tmp_path), "KUBECONFIG": ""},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -279,6 +285,8 @@ def test_nothing_is_left_of_a_rig_whose_owner_was_killed() -> None:
     assert (told, had > 10, len(links)) == ("running\n", True, 1)
     until(lambda: not set(links) & set(os.listdir("/sys/class/net")), "the pod's network is gone")
     assert traces() == before
+    assert users.read_text("utf-8") == "what the user has"
+    assert [path.name for path in users.parent.iterdir()] == ["config"]
 
 
 def traces() -> dict[str, object]:
