@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from pulumi_tfjobs.targets.kubernetes.client import Connection
 from pulumi_tfjobs.targets.kubernetes.failures import AlreadyExists, Refused, Unreadable
 from pulumi_tfjobs.targets.kubernetes.options import Options
 from tests.helpers.kube_server import KubeServer, kube_server, kubeconfig, options, until
+from tests.helpers.silent_server import self_signed
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ async def test_a_token_that_says_when_it_ends_is_renewed_before(
 async def test_within_a_cluster_a_pod_logs_in_with_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_RENEW_AT_MOST_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(credentials, "_POD_FOLDER", str(tmp_path / "account"))
-    certificate, key = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     with pytest.raises(TargetUnavailable, match="inCluster is set, but this process has no credentials of a pod"):
@@ -274,7 +274,7 @@ async def test_a_thread_with_a_loop_of_its_own(server: KubeServer) -> None:
 
 async def test_keys_and_certificates_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client key from a kubeconfig's text has to be a file for a moment: not longer, whoever is killed then."""
-    certificate, key = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificate))
     tls.load_cert_chain(certificate, key)
     tls.verify_mode = ssl.CERT_REQUIRED
@@ -297,26 +297,6 @@ async def test_keys_and_certificates_leave_no_files(tmp_path: Path, monkeypatch:
 
 def _data(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """One that signs itself, for the server and for the client."""
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-subj", "/CN=tfjobs", "-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 def _plugin(folder: Path, expires: str = "") -> dict[str, object]:

@@ -68,6 +68,8 @@ class Session:
         """Start the command in the pod."""
         import aiohttp
 
+        from pulumi_tfjobs.targets.kubernetes.sockets import Connector
+
         api = await connection.api_client()
         query = [("container", container), *(("command", part) for part in command)]
         query += [("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
@@ -76,7 +78,7 @@ class Session:
         )
         # A session of its own, with the login's TLS: that of the login may be renewed and closed meanwhile.
         rest = api.rest_client
-        client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=rest.ssl_context))
+        client = aiohttp.ClientSession(connector=Connector(ssl=rest.ssl_context))
         try:
             socket = await asyncio.wait_for(
                 client.ws_connect(
@@ -162,9 +164,11 @@ class Session:
 
     async def close(self) -> None:
         """Hang up, whatever state it is in."""
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._socket.close(), 5)
-        await self._client.close()
+        try:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._socket.close(), 5)
+        finally:
+            await self._client.close()
 
     async def _fill(self, length: int) -> None:
         while len(self._buffer) < length:

@@ -10,8 +10,7 @@ import contextlib
 import io
 import json
 import time
-import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing_extensions import Self
 from pulumi_tfjobs.errors import TargetUnavailable
 from pulumi_tfjobs.targets.kubernetes.credentials import Login, Source, log_in, source_of
 from pulumi_tfjobs.targets.kubernetes.failures import Asked, Gone, Later, refusal, status_of
+from pulumi_tfjobs.targets.kubernetes.loops import of_this_loop
 from pulumi_tfjobs.targets.kubernetes.retrying import PATIENT_SECONDS, QUESTION_SECONDS, Patience, retry_after
 from pulumi_tfjobs.targets.kubernetes.sharing import in_daemon
 
@@ -57,13 +57,15 @@ class Transport:
     options, else the context's, else ``default``.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, there: dict[Hashable, Any]) -> None:
         self._source = source
+        self._there = there
         self._users = 0
         self._session: _Session | None = None
         self._logging_in = asyncio.Lock()
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._lingering: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._ending = False
         self._clock: float | None = None
 
     @classmethod
@@ -71,10 +73,10 @@ class Transport:
         """The connection for a target's options. Raises TargetUnavailable where no credentials are to be had; the
         server is not asked yet."""
         source = source_of(options)
-        there = _connections.setdefault(asyncio.get_running_loop(), {})
+        there = of_this_loop()
         connection: Self | None = there.get(source)
         if connection is None:
-            connection = there[source] = cls(source)
+            connection = there[source] = cls(source, there)
         connection._users += 1
         if connection._lingering is not None:
             connection._lingering.cancel()
@@ -90,10 +92,10 @@ class Transport:
         self._users -= 1
         if self._users:
             return
-        if self._session is None:
-            self._forget()
+        if self._session is None or self._ending:
+            await self._hang_up()
         else:
-            self._lingering = asyncio.create_task(self._linger())
+            self._lingering = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._linger_no_longer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,23 +145,24 @@ class Transport:
             total=most, sock_connect=_CONNECT_SECONDS, sock_read=quiet if quiet is not None else most
         )
         session = await self._live()
-        with session.used(), self._telling(asked):
-            response = await session.send("GET", path, query, None, {"Accept": "*/*"}, timeout)
-            self._set_clock(response.headers.get("Date"))
-            try:
-                if response.status == 410:
-                    raise Gone
-                if response.status >= 400:
-                    body = await asyncio.wait_for(response.content.read(1 << 16), _READ_SECONDS)
-                    if response.status == 401:
-                        await self._renew(session)
-                    if response.status == 401 or response.status in AGAIN:
-                        why = f"HTTP status {response.status}, {status_of(body).get('message')}"
-                        raise Later(f"could not {asked}: {why}", response.status)
-                    raise refusal(asked, self.server, response.status, status_of(body))
-                yield self._chunks(asked, response)
-            finally:
-                response.close()
+        async with session:
+            with self._telling(asked):
+                response = await session.send("GET", path, query, None, {"Accept": "*/*"}, timeout)
+                self._set_clock(response.headers.get("Date"))
+                try:
+                    if response.status == 410:
+                        raise Gone
+                    if response.status >= 400:
+                        body = await asyncio.wait_for(response.content.read(1 << 16), _READ_SECONDS)
+                        if response.status == 401:
+                            await self._renew(session)
+                        if response.status == 401 or response.status in AGAIN:
+                            why = f"HTTP status {response.status}, {status_of(body).get('message')}"
+                            raise Later(f"could not {asked}: {why}", response.status)
+                        raise refusal(asked, self.server, response.status, status_of(body))
+                    yield self._chunks(asked, response)
+                finally:
+                    response.close()
 
     async def _chunks(self, asked: Asked, response: Any) -> AsyncGenerator[bytes, None]:
         with self._telling(asked):
@@ -204,14 +207,13 @@ class Transport:
                     total=min(longest, max(1.0, patience.left)) if method == "GET" else longest,
                     sock_connect=min(_CONNECT_SECONDS, max(1.0, patience.left)),
                 )
-                async with self._slots:
-                    with session.used():
-                        response = await session.send(method, path, query, body, headers, timeout)
-                        self._set_clock(response.headers.get("Date"))
-                        try:
-                            answer = Answer(response.status, await response.read())
-                        finally:
-                            response.release()
+                async with self._slots, session:
+                    response = await session.send(method, path, query, body, headers, timeout)
+                    self._set_clock(response.headers.get("Date"))
+                    try:
+                        answer = Answer(response.status, await response.read())
+                    finally:
+                        response.release()
             except aiohttp.ClientConnectorCertificateError as error:
                 raise TargetUnavailable(
                     f"the certificate of {self.server} was not accepted: {error.certificate_error}. To fix: check "
@@ -262,33 +264,36 @@ class Transport:
                 await old.retire()
             return True
 
-    async def _linger(self) -> None:
-        try:
-            await asyncio.sleep(_LINGER_SECONDS)
-        finally:
-            # Also when the event loop ends, which cancels what is left.
-            if not self._users:
-                self._forget()
-                session, self._session = self._session, None
-                if session is not None:
-                    await session.retire()
+    def _linger_no_longer(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._hang_up())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
-    def _forget(self) -> None:
-        there = _connections.get(asyncio.get_running_loop(), {})
-        if there.get(self._source) is self:
-            del there[self._source]
+    async def end(self) -> None:
+        """The event loop ends. Who still uses the connection has yet to close it, and it does not linger then."""
+        self._ending = True
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        if self._users:
+            return
+        if self._there.get(self._source) is self:
+            del self._there[self._source]
+        session, self._session = self._session, None
+        if session is not None:
+            await session.retire()
 
 
-_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Source, Any]] = weakref.WeakKeyDictionary()
+_closing: set[asyncio.Task[None]] = set()
 
 
 class _Session:
-    """The official client with one login. It is closed when another has taken its place and its streams have ended."""
+    """The official client with one login. It is closed when another has taken its place and nobody uses it."""
 
     def __init__(self, login: Login) -> None:
         self.login = login
         self.since = time.monotonic()
-        self._streams = 0
+        self._uses = 0
         self._retired = False
 
     @property
@@ -307,7 +312,9 @@ class _Session:
         # Not by `call_api`: it hands a body over as text, and aiohttp warns of one of more than 1 MiB.
         rest, more = client.rest_client, {}
         if rest.pool_manager is None:
-            rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
+            from pulumi_tfjobs.targets.kubernetes.sockets import pool_of
+
+            rest.pool_manager = pool_of(client)
         if client.configuration.tls_server_name:
             more["server_hostname"] = client.configuration.tls_server_name
         if rest.proxy:
@@ -315,34 +322,22 @@ class _Session:
         data = None if body is None else io.BytesIO(json.dumps(body).encode())
         return await rest.pool_manager.request(method, url, headers=headers, data=data, timeout=timeout, **more)
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
-            if self._retired and not self._streams:
-                task = asyncio.get_running_loop().create_task(_hang_up(self.login.client))
-                _closing.add(task)
-                task.add_done_callback(_closing.discard)
+    async def __aenter__(self) -> None:
+        self._uses += 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._uses -= 1
+        await self._close_unused()
 
     async def retire(self) -> None:
         self._retired = True
-        if not self._streams:
-            await _hang_up(self.login.client)
+        await self._close_unused()
 
-
-async def _hang_up(client: Any) -> None:
-    """Close the client at once: a polite end of TLS connections would outlive an event loop that ends now."""
-    pool = client.rest_client.pool_manager
-    if pool is not None and pool.connector is not None:
-        await pool.connector.close(abort_ssl=True)
-    await client.close()
-    await asyncio.sleep(0)  # sockets of what was given up are closed in the event loop's next round
-
-
-_closing: set[asyncio.Task[None]] = set()
+    async def _close_unused(self) -> None:
+        if self._retired and not self._uses:
+            await self.login.client.close()
 
 
 def _seconds(patient: bool | float) -> float:
