@@ -181,6 +181,23 @@ async def test_a_token_that_says_when_it_ends_is_renewed_before(
     assert server.requests("GET")[0].headers["Authorization"] == "Bearer token-2"
 
 
+async def test_who_waits_for_his_turn_asks_with_the_login_of_then(
+    server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_RENEW_AT_MOST_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(transport, "_AT_ONCE", 1)
+    holding = asyncio.Event()
+    server.fault("GET", hold=holding)
+    async with await Connection.open(options(kubeconfig(server.address))) as connection:
+        first = asyncio.ensure_future(connection.list(PODS, "team"))
+        await until(lambda: server.asked)
+        second = asyncio.ensure_future(connection.list(PODS, "team"))
+        await asyncio.sleep(0)  # it waits for its turn
+        await connection._renew(connection._session)
+        holding.set()
+        assert await asyncio.gather(first, second) == [[], []]
+
+
 async def test_within_a_cluster_a_pod_logs_in_with_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_RENEW_AT_MOST_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(credentials, "_POD_FOLDER", str(tmp_path / "account"))

@@ -144,8 +144,7 @@ class Transport:
         timeout = aiohttp.ClientTimeout(
             total=most, sock_connect=_CONNECT_SECONDS, sock_read=quiet if quiet is not None else most
         )
-        session = await self._live()
-        async with session:
+        async with await self._live() as session:
             with self._telling(asked):
                 response = await session.send("GET", path, query, None, {"Accept": "*/*"}, timeout)
                 self._set_clock(response.headers.get("Date"))
@@ -202,12 +201,12 @@ class Transport:
         while True:
             wish = 0.0
             try:
-                session = await self._live()
-                timeout = aiohttp.ClientTimeout(
-                    total=min(longest, max(1.0, patience.left)) if method == "GET" else longest,
-                    sock_connect=min(_CONNECT_SECONDS, max(1.0, patience.left)),
-                )
-                async with self._slots, session:
+                # The session only when it is our turn: by then that of before may be closed.
+                async with self._slots, await self._live() as session:
+                    timeout = aiohttp.ClientTimeout(
+                        total=min(longest, max(1.0, patience.left)) if method == "GET" else longest,
+                        sock_connect=min(_CONNECT_SECONDS, max(1.0, patience.left)),
+                    )
                     response = await session.send(method, path, query, body, headers, timeout)
                     self._set_clock(response.headers.get("Date"))
                     try:
@@ -322,8 +321,9 @@ class _Session:
         data = None if body is None else io.BytesIO(json.dumps(body).encode())
         return await rest.pool_manager.request(method, url, headers=headers, data=data, timeout=timeout, **more)
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self._uses += 1
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
