@@ -3,6 +3,7 @@ start the ranks on this machine."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,7 @@ class Job:
                 "FAKE": str(self.folder),
                 "FAKE_ROOTS": ":".join(map(str, roots)),
                 "OF_THE_POD": f"{name}-{number}",
+                "TFJOBS_LAUNCH": "abc",
             }
             self.pods.append(
                 Pod(
@@ -141,6 +143,12 @@ class Job:
     def outputs(self) -> set[str]:
         (run,) = (self.store / "runs").iterdir()
         return set(os.listdir(run / "outputs"))
+
+    def kept(self) -> dict[str, Any]:
+        """What the launcher's pod has kept of its end on the storage."""
+        (path,) = self.store.glob("runs/*/attempts/1/ended/abc/0/launcher-0.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
     def log(self, rank: int) -> list[str]:
         """What a rank has printed."""
@@ -215,6 +223,7 @@ def test_ranks_have_their_pods_variables_and_tell_the_launcher(job: Job, oldest:
         assert sorted(job.log(rank)) == sorted([repr(expected), "*** False src", "to stderr"])
     assert launcher.event("metrics")["lines"] == ['{"loss": 1}']
     assert launcher.termination()["replicas"] == {f"worker-{rank}": {"code": 0} for rank in range(4)}
+    assert (job.kept()["code"], job.kept()["replicas"]) == (0, launcher.termination()["replicas"])
     for pod in job.workers:
         assert pod.process.poll() is None, "its operator ends it"
         pod.process.send_signal(signal.SIGTERM)
@@ -239,6 +248,7 @@ def test_the_launcher_ends_as_the_rank_whose_fault_it_was(job: Job) -> None:
     ended = launcher.termination()
     assert (ended["reason"], ended["cause"]) == ("worker-3 failed", "replica")
     assert next(iter(ended["replicas"].items())) == ("worker-3", {"signal": 11})
+    assert (job.kept()["code"], job.kept()["replicas"]) == (139, ended["replicas"])
     exits = {item["replica"]: item for item in launcher.told if item["e"] == "exit"}
     assert {name: item["by_us"] for name, item in exits.items()} == {
         "worker-0": False,

@@ -82,7 +82,9 @@ async def plan_of(connection: Connection, found: Found, at: AttemptFolder) -> La
 async def adopt(connection: Connection, handle: Handle, workload: Mapping[str, Any], at: AttemptFolder) -> Handle:
     """Know the workload, and let what belongs to it go with it: the end of a launch, also of one that was cut off or is
     another machine's. Idempotent. Raises LaunchFailed, TargetUnavailable."""
-    known = handle._replace(uid=str(workload["metadata"]["uid"]))
+    metadata = workload["metadata"]
+    launch = str((metadata.get("annotations") or {}).get(naming.LAUNCH) or "")
+    known = handle._replace(uid=str(metadata["uid"]), launch=launch if launch.isalnum() else "")
     await _own(connection, handle, workload)
     await asyncio.to_thread(write_handle, at, known)
     return known

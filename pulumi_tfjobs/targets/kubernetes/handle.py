@@ -20,7 +20,8 @@ WORKLOADS = {"jobset": JOB_SETS, "tfjob": TF_JOBS, "mpijob": MPI_JOBS, "mpijob_v
 
 class Handle(NamedTuple):
     """``kind``: what sort of object it is, one of :data:`WORKLOADS`; ``uid`` is empty until the object is known to be
-    there. ``created``: when it was launched, seconds since the epoch."""
+    there. ``created``: when it was launched, seconds since the epoch. ``launch``: the name under which its pods keep on
+    the storage how they have ended; empty where that is not known."""
 
     kind: str
     server: str
@@ -28,6 +29,7 @@ class Handle(NamedTuple):
     name: str
     uid: str = ""
     created: float = 0.0
+    launch: str = ""
 
     @property
     def api(self) -> Api:
@@ -48,8 +50,8 @@ def read_handle(at: AttemptFolder) -> Handle | None:
     try:
         with open(_path(at), encoding="utf-8") as stream:
             data = json.load(stream)
-        found = Handle(**{name: data[name] for name in Handle._fields})
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Handle(**{name: data[name] for name in Handle._fields if name in data})
+    except (OSError, ValueError, TypeError):
         return None
     return found if found.kind in WORKLOADS else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ async def launch(
             how, source = await _place_source(connection, options, at.source)
             # Kueue starts what is in its queues; all else is let in once there is room for all of it.
             waiting = {} if options.queue else {naming.GANG: WAITING}
+            launch_name = uuid.uuid4().hex
             request = Request(
                 options=options,
                 plan=plan,
@@ -69,10 +71,12 @@ async def launch(
                 annotations={
                     **naming.annotations_of(plan.run_id, plan.slots, context, _record(plan, at.number, context)),
                     **waiting,
+                    naming.LAUNCH: launch_name,
                 },
                 requirements=requirements,
                 suspend=True,
                 tell_metrics=tell_metrics,
+                launch=launch_name,
             )
             await asyncio.to_thread(write_handle, at, handle)
             found = await _create(connection, engine, request, launched)

@@ -72,3 +72,13 @@ def deciding(plan: LaunchPlan) -> tuple[str, ...]:
     if plan.success_policy == "all_workers":
         return (*chiefs, *workers)
     return tuple(chiefs or workers)
+
+
+def decisive(plan: LaunchPlan) -> tuple[tuple[str, int], ...]:
+    """Type and number of the pods whose good ends together are the run's: all of the types that decide, or without a
+    chief the first worker's."""
+    types = deciding(plan)
+    if plan.success_policy != "all_workers" and types == ("worker",):
+        return (("worker", 0),)
+    found = (group for group in groups(plan) if group.type in types)
+    return tuple((group.type, number) for group in found for number in range(len(group.pods)))

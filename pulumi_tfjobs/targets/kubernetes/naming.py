@@ -16,6 +16,7 @@ DIGEST = f"{PREFIX}digest"
 REPLICA_TYPE = f"{PREFIX}replica-type"
 RUN_ID = f"{PREFIX}run-id"
 RECORD = f"{PREFIX}record"
+LAUNCH = f"{PREFIX}launch"
 GANG = f"{PREFIX}gang"
 SLOTS = f"{PREFIX}slots"
 MANAGED = {"app.kubernetes.io/managed-by": "pulumi-tfjobs"}

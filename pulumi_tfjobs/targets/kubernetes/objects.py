@@ -41,7 +41,7 @@ class Source:
 class Request:
     """Everything that decides the objects of an attempt. ``secrets`` are environment variables; they go into a Secret
     and nowhere else. ``boot``: the file that pods run first. ``requirements``: what the image is to have, to be looked
-    at when a pod starts."""
+    at when a pod starts. ``launch`` names this launch, under which pods keep on the storage how they have ended."""
 
     options: Options
     plan: LaunchPlan
@@ -56,6 +56,7 @@ class Request:
     requirements: tuple[str, ...] = ()
     suspend: bool = False
     tell_metrics: bool = True
+    launch: str = ""
 
     @property
     def name(self) -> str:
@@ -128,7 +129,10 @@ def pod_template(
         {"name": "TFJOBS_POD_TYPE", "value": group.type},
         {"name": "TFJOBS_POD_INDEX", **index},
         {"name": "TFJOBS_RESTART", **(restart or {"value": "0"})},
+        {"name": "TFJOBS_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
     ]
+    if request.launch:
+        variables.append({"name": "TFJOBS_LAUNCH", "value": request.launch})
     resources = _resources(request, group)
     main: dict[str, Any] = {
         "name": container,

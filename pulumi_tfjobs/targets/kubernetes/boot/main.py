@@ -7,9 +7,10 @@ import sys
 
 from pulumi_tfjobs.targets.kubernetes.boot import kubexec, mpi
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
+from pulumi_tfjobs.targets.kubernetes.boot.leaving import Leaving
 from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, ask_quickly
 from pulumi_tfjobs.targets.kubernetes.boot.output import Output
-from pulumi_tfjobs.targets.kubernetes.boot.pod import Pod, terminate
+from pulumi_tfjobs.targets.kubernetes.boot.pod import Pod
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import ToldToEnd, TooLate
 from pulumi_tfjobs.targets.kubernetes.ends import BY_ORDER, BY_START, BY_TIME, NO_START, TIMED_OUT, TOLD_TO_END
@@ -34,26 +35,23 @@ def main() -> int:
 
 
 def _main(output: Output) -> int:
-    ending = Ending()
+    ending, leaving = Ending(), Leaving(ROOT, output)
     try:
         run = read_folder(os.path.join(ROOT, "run"))
+        leaving.begin(run)
         if sys.argv[1:] == [LAUNCH]:
-            return mpi.launch(ROOT, run, output, ending)
+            return mpi.launch(ROOT, run, output, ending, leaving)
         if sys.argv[1:] == [LEND]:
-            return mpi.lend(ROOT, run, output, ending)
+            return mpi.lend(ROOT, run, output, ending, leaving)
         pod = Pod(ROOT, run, output, ending)
         pod.make_ready()
         values = pod.values()
     except (Damaged, Unreachable, OSError, ValueError) as error:
-        reason = output.masked(str(error))
-        output.note(f"the pod could not start: {reason}")
-        terminate(ROOT, reason, BY_START)
-        return NO_START
+        output.note(f"the pod could not start: {error}")
+        return leaving.leave(NO_START, str(error), BY_START, told=ending.asked.is_set())
     except TooLate as error:
         output.tell("timeout", reason=str(error))
-        terminate(ROOT, str(error), BY_TIME)
-        return TIMED_OUT
+        return leaving.leave(TIMED_OUT, str(error), BY_TIME)
     except ToldToEnd:
-        terminate(ROOT, "the pod was told to end", BY_ORDER)
-        return TOLD_TO_END
-    return pod.run_replicas(values)
+        return leaving.leave(TOLD_TO_END, "the pod was told to end", BY_ORDER, told=True)
+    return pod.run_replicas(values, leaving)

@@ -23,13 +23,13 @@ from typing import Any
 from pulumi_tfjobs.spec.launch import LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.kubernetes.boot import kubexec, meeting, relay, software, ssh
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
+from pulumi_tfjobs.targets.kubernetes.boot.leaving import Leaving
 from pulumi_tfjobs.targets.kubernetes.boot.output import Copier, Output, secrets_of
 from pulumi_tfjobs.targets.kubernetes.boot.pod import (
     SETTLE_ELSEWHERE_SECONDS,
     Pod,
     meeting_port,
     start_of,
-    terminate,
 )
 from pulumi_tfjobs.targets.kubernetes.boot.signals import Ending
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import Waiting
@@ -66,7 +66,7 @@ _OWN_SECONDS = 2.0
 # A worker's pod
 
 
-def lend(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
+def lend(root: str, run: dict[str, Any], output: Output, ending: Ending, leaving: Leaving) -> int:
     """Let mpirun start ranks in this pod until it is told to end. Raises ToldToEnd, TooLate, OSError."""
     pod = Pod(root, run, output, ending)
     said = {"run": start_of(run), "pod": f"{pod.type}-{pod.index}", "id": uuid.uuid4().hex}
@@ -91,8 +91,7 @@ def lend(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
         if server is not None:
             server.kill()
             server.wait()
-    terminate(root, "the pod was told to end", BY_ORDER)
-    return TOLD_TO_END
+    return leaving.leave(TOLD_TO_END, "the pod was told to end", BY_ORDER, told=True)
 
 
 def _end_ranks(root: str, grace: float) -> None:
@@ -167,11 +166,11 @@ def _take_environment(root: str) -> None:
 class Launcher:
     """Runs mpirun once all workers are ready, and ends as the run has ended. Raises Damaged, OSError."""
 
-    def __init__(self, root: str, run: dict[str, Any], output: Output, ending: Ending) -> None:
-        self.root = root
+    def __init__(self, root: str, run: dict[str, Any], output: Output, ending: Ending, leaving: Leaving) -> None:
         self.run = run
         self.output = output
         self.ending = ending
+        self.leaving = leaving
         self.plan: LaunchPlan = launch_plan_from_json(run["plan"])
         self.workers = [f"{group.type}-{number}" for group in groups(self.plan) for number in range(len(group.pods))]
         self.masker = secrets_of({name: os.environ[name] for name in run["secrets"] if name in os.environ}, output)
@@ -292,8 +291,7 @@ class Launcher:
 
     def _left(self, reason: str, cause: str, ranks: Any, code: int) -> int:
         how = {rank.name: rank.how() for rank in ranks if rank.name}
-        terminate(self.root, self.output.masked(reason), cause, how)
-        return code
+        return self.leaving.leave(code, reason, cause, how, told=self.ending.asked.is_set())
 
 
 def _find_mpirun() -> str:
@@ -302,8 +300,8 @@ def _find_mpirun() -> str:
     return beside if os.access(beside, os.X_OK) else ssh.program("mpirun", what="Open MPI")
 
 
-def launch(root: str, run: dict[str, Any], output: Output, ending: Ending) -> int:
+def launch(root: str, run: dict[str, Any], output: Output, ending: Ending, leaving: Leaving) -> int:
     """What the launcher's pod does. Raises Damaged, OSError, ToldToEnd, TooLate."""
-    launcher = Launcher(root, run, output, ending)
+    launcher = Launcher(root, run, output, ending, leaving)
     launcher.wait_for_workers()
     return launcher.launch()

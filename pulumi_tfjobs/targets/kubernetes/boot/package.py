@@ -14,6 +14,7 @@ _MODULES = (
     "spec/retrying.py",
     "targets/kubernetes/boot/folders.py",
     "targets/kubernetes/boot/kubexec.py",
+    "targets/kubernetes/boot/leaving.py",
     "targets/kubernetes/boot/main.py",
     "targets/kubernetes/boot/meeting.py",
     "targets/kubernetes/boot/mpi.py",

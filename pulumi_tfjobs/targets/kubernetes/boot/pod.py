@@ -6,7 +6,6 @@ cluster's own controllers see only ends that count. Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from pulumi_tfjobs.spec import retrying
 from pulumi_tfjobs.spec.launch import CLUSTER, LaunchPlan, launch_plan_from_json
 from pulumi_tfjobs.targets.kubernetes.boot import meeting, rendezvous, software
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged, Folders
+from pulumi_tfjobs.targets.kubernetes.boot.leaving import Leaving
 from pulumi_tfjobs.targets.kubernetes.boot.network import Unreachable, address_of, is_own
 from pulumi_tfjobs.targets.kubernetes.boot.output import Metrics, Output, secrets_of
 from pulumi_tfjobs.targets.kubernetes.boot.replicas import Replica, Replicas
@@ -30,10 +30,9 @@ from pulumi_tfjobs.targets.kubernetes.ends import (
     TOLD_TO_END,
     pod_code,
 )
-from pulumi_tfjobs.targets.kubernetes.members import MEETING_PORT, PORT, deciding, groups, lead
+from pulumi_tfjobs.targets.kubernetes.members import MEETING_PORT, PORT, deciding, decisive, groups, lead
 from pulumi_tfjobs.targets.local.blame import culprit, is_consequence
 
-_TERMINATION_BYTES = 4000
 _MEET_SECONDS = 60.0
 _MOST_NAMES = 64
 # How long the others may take to fail by themselves once one has: a replica often ends sooner than the one that it
@@ -187,7 +186,7 @@ class Pod:
 
     # Running
 
-    def run_replicas(self, values: dict[str, str]) -> int:
+    def run_replicas(self, values: dict[str, str], leaving: Leaving) -> int:
         """Start them, wait for what decides, and end the rest."""
         metrics = self.metrics() if self.leads else None
         for member in self.members:
@@ -197,6 +196,8 @@ class Pod:
         self.replicas.end(self.plan.stop_grace_seconds)
         if metrics is not None:
             metrics.finish()
+        how = {replica.name: _how(replica) for replica in self.replicas.all}
+        leaving.keep(code or 0, reason, cause, how, told=self.told_to_end)
         if code is None:
             _park(self)
         if self.server is not None:
@@ -204,8 +205,7 @@ class Pod:
             self.server.wait()
         if self.host is not None:
             self.host.close()
-        how = {replica.name: _how(replica) for replica in self.replicas.all}
-        terminate(self.root, self.output.masked(reason), cause, how)
+        leaving.terminate(reason, cause, how)
         return code or 0
 
     def metrics(self) -> Metrics | None:
@@ -274,9 +274,7 @@ class Pod:
 
     def _success_counts(self) -> bool:
         """Whether an end of all replicas here is what the run waits for."""
-        if self.type not in deciding(self.plan):
-            return False
-        return self.plan.success_policy == "all_workers" or self.type != "worker" or self.index == 0
+        return (self.type, self.index) in decisive(self.plan)
 
 
 def _park(pod: Pod) -> None:
@@ -299,21 +297,6 @@ def start_of(run: dict[str, Any]) -> str:
 def meeting_port() -> int:
     """Where the host of the meeting listens."""
     return int(os.environ.get("TFJOBS_MEETING_PORT") or MEETING_PORT)
-
-
-def terminate(root: str, reason: str, cause: str, replicas: dict[str, dict[str, int]] | None = None) -> None:
-    """What the pod's status keeps of its end. ``cause``: see :mod:`..ends`; ``replicas``: how each has ended."""
-    message: dict[str, Any] = {"reason": reason, "cause": cause}
-    if replicas:
-        message["replicas"] = replicas
-    text = json.dumps(message)
-    if len(text) > _TERMINATION_BYTES:
-        text = json.dumps({"reason": reason[: _TERMINATION_BYTES // 2], "cause": cause})
-    try:
-        with open(os.path.join(root, "work", "termination"), "w", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError:
-        return
 
 
 def fill(text: str, values: dict[str, str]) -> str:
