@@ -6,6 +6,7 @@
     ├── InvalidInputs          one or more InputProblem, reported all at once
     ├── EnvironmentBuildFailed a training environment could not be built (names its log)
     ├── TargetUnavailable      the compute target did not answer; says nothing about the run
+    │   └── EndUnknown         nothing of the run lives, and how it has ended cannot be read now
     ├── RunNotFound            the target or store answered, and there is no such run
     ├── StoreError             the run store cannot be read or written
     └── LaunchFailed           the run was reserved but its replicas could not be started
@@ -61,6 +62,11 @@ class EnvironmentBuildFailed(TfJobsError):
 
 class TargetUnavailable(TfJobsError):
     """The compute target could not be asked. The run may well live: never taken for "gone"."""
+
+
+class EndUnknown(TargetUnavailable):
+    """Nothing of the run lives any more, and how it has ended could not be read where it has left that: never taken for
+    a failure."""
 
 
 class RunNotFound(TfJobsError):

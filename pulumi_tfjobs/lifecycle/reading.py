@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pulumi_tfjobs.errors import LaunchFailed, TargetUnavailable
+from pulumi_tfjobs.errors import EndUnknown, LaunchFailed, TargetUnavailable
 from pulumi_tfjobs.lifecycle.common import ProgressCallback, ProgressLine, ReadResult, open_store, open_target
 from pulumi_tfjobs.lifecycle.outputs import main_metric, note, outputs_of
 from pulumi_tfjobs.spec import state as phases
@@ -147,11 +147,15 @@ async def delete(
     if await asyncio.to_thread(store.drop_reference, run_id, urn):
         progress(ProgressLine(f"{run_id} stays: other resources refer to it", run.status, final=True))
         return
-    state = await target.state(found.folder, run.attempts) if run.attempts else None
-    if state is not None and not state.finished:
-        progress(ProgressLine(f"ending {run_id}", phases.STOPPING))
-        grace = inputs.get("stopGraceSeconds")
-        state = await target.stop(found.folder, run.attempts, grace_seconds=float(grace) if grace is not None else None)
+    try:
+        state = await target.state(found.folder, run.attempts) if run.attempts else None
+        if state is not None and not state.finished:
+            progress(ProgressLine(f"ending {run_id}", phases.STOPPING))
+            grace = inputs.get("stopGraceSeconds")
+            seconds = float(grace) if grace is not None else None
+            state = await target.stop(found.folder, run.attempts, grace_seconds=seconds)
+    except EndUnknown:
+        state = None  # nothing of it lives, and that is all that a delete needs
     if state is not None:
         if not state.finished:
             by = "" if state.supervisor_pid is None else f"End its supervisor (process {state.supervisor_pid}) and run "

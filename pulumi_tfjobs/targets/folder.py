@@ -18,6 +18,7 @@
         supervisor.log    the supervisor's own log
         stop              present once somebody asked to stop the run; holds the reason
         src/              the replicas' working directory: a private copy of the source snapshot
+        ended/            how its pods have ended, where a cluster's pods keep that here (targets/kubernetes/ended.py)
         restarts/<k>/     logs of the replicas as they were before restart k (retries, restarted parameter servers)
         tmp               link to the replicas' TMPDIR, there as long as they run
         replicas/<type>-<index>.log       what a replica printed; of a long log the head

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,18 @@ UID = "uid-of-the-run"
 
 
 class Attempt:
-    """An attempt with one worker, launched from here at that server."""
+    """An attempt with one worker or as ``inputs`` say, launched from here at that server."""
 
-    def __init__(self, server: KubeServer, root: Path, **more: Any) -> None:
+    def __init__(
+        self,
+        server: KubeServer,
+        root: Path,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "jobset",
+        launch: str = "",
+        **more: Any,
+    ) -> None:
         config = root / "kubeconfig"
         config.write_text(json.dumps(kubeconfig(server.address)))
         options, problems = KubernetesTarget.check_options(
@@ -39,13 +48,13 @@ class Attempt:
         assert problems == []
         self.server = server
         self.target = KubernetesTarget.from_options(options)
-        self.plan = plan_of({})
+        self.plan = plan_of(dict(inputs or {}))
         self.folder = RunFolder(str(root / "runs" / self.plan.run_id))
         self.name = naming.object_name(self.plan.run_id, 1)
         self.at = self.folder.attempt(1)
         os.makedirs(self.at.root)
         Path(self.at.plan).write_text(json.dumps(self.plan.to_json()))
-        write_handle(self.at, Handle("jobset", server.address, "team", self.name, UID))
+        write_handle(self.at, Handle(kind, server.address, "team", self.name, UID, launch=launch))
 
     async def put_pod(self, deleted: float) -> None:
         """Its pod runs, and is to be gone so many seconds from now, by the server's clock."""
@@ -156,13 +165,20 @@ async def test_a_watch_that_sees_only_the_end_of_the_end(server: KubeServer, tmp
 
 
 @pytest.mark.parametrize(
-    ("ttl", "wait_for", "warned"),
-    [(0, "running", True), (600, "submitted", True), (0, "succeeded", False), (86400, "running", False)],
+    ("ttl", "wait_for", "storage", "warned"),
+    [
+        (0, "running", False, True),
+        (600, "submitted", False, True),
+        (0, "succeeded", False, False),
+        (86400, "running", False, False),
+        (0, "running", True, False),
+    ],
 )
 async def test_a_preview_warns_where_an_end_may_be_forgotten(
-    server: KubeServer, tmp_path: Path, ttl: int, wait_for: str, warned: bool
+    server: KubeServer, tmp_path: Path, ttl: int, wait_for: str, storage: bool, warned: bool
 ) -> None:
-    attempt = Attempt(server, tmp_path, ttlSecondsAfterFinished=ttl)
+    more = {"storage": {"claim": "data"}} if storage else {}
+    attempt = Attempt(server, tmp_path, ttlSecondsAfterFinished=ttl, **more)
     found = attempt.target.warnings(spec_of({"waitFor": wait_for}))
     assert [text for text in found if f"{ttl} s after its end" in text] == list(found[:1] if warned else ())
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from pulumi_tfjobs import lifecycle
-from pulumi_tfjobs.errors import LaunchFailed, StoreError, TargetUnavailable
+from pulumi_tfjobs.errors import EndUnknown, LaunchFailed, StoreError, TargetUnavailable
 from pulumi_tfjobs.lifecycle.outputs import newest_metric
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.spec.state import RunState
 from pulumi_tfjobs.targets.folder import RunFolder
-from tests.helpers.fake_target import World
+from tests.helpers.fake_target import FakeTarget, World
 from tests.helpers.jobs import URN, Job, described, put, there, tree
 
 
@@ -224,6 +224,21 @@ async def test_a_target_that_does_not_answer_keeps_the_run(job: Job, world: Worl
     world.unavailable = False
     await delete(job, resource_id)
     assert len(world.stops) == 1
+
+
+async def test_a_run_that_lives_no_more_is_deleted_though_nobody_can_say_how_it_ended(
+    job: Job, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource_id = await running(job)
+
+    async def state(*_: object) -> None:
+        raise EndUnknown("the storage cannot be read")
+
+    monkeypatch.setattr(FakeTarget, "state", state)
+    with pytest.raises(EndUnknown):
+        await lifecycle.read(resource_id)
+    await delete(job, resource_id, deleteArtifacts=True)
+    assert not there(folder_of(job, resource_id).root)
 
 
 async def test_a_replaced_job_keeps_the_reference_to_its_new_run(job: Job, world: World) -> None:

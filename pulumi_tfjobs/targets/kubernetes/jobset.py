@@ -128,3 +128,11 @@ def _final_codes(plan: LaunchPlan) -> tuple[str, list[int]]:
         elif word.startswith("SIG"):
             again.add(128 + signal.Signals[word].value)
     return "In", [code for code in range(1, 256) if code not in again or code == TIMED_OUT]
+
+
+def is_final(plan: LaunchPlan, options: Options, replica_type: str, code: int, restart: int) -> bool:
+    """Whether a pod that fails with this code certainly ends the run. ``restart``: how often the group was started
+    again before. (A parameter server that is started again by itself is counted by its Job alone.)"""
+    if replica_type == "ps" and plan.ps_restarts:
+        return False
+    return code in _final_codes(plan)[1] or restart >= (plan.retries or options.max_preemptions)

@@ -25,6 +25,7 @@ TO_FIX_QUEUE = "leave queue out, or say controller: gloo, or install mpi-operato
 LAUNCHER_HOST = "{name}-launcher.{name}"
 TFJOB_CONTAINER = "tensorflow"
 _TFJOB_PORT = "tfjob-port"
+_INFRASTRUCTURE = 128  # from here on, exit codes are signals
 _TYPES = {"chief": "Chief", "master": "Master", "ps": "PS", "worker": "Worker", "evaluator": "Evaluator"}
 
 
@@ -104,6 +105,11 @@ def _mpi(request: Request) -> dict[str, Any]:
 def is_mpi(plan: LaunchPlan) -> bool:
     """Whether mpirun starts the plan's replicas."""
     return plan.rendezvous is not None and plan.rendezvous.kind == "mpi"
+
+
+def is_final(plan: LaunchPlan, code: int) -> bool:
+    """Whether a pod that fails with this code certainly ends the run: its operator tells only by that."""
+    return not plan.retries or code < _INFRASTRUCTURE
 
 
 def _workload(request: Request, api: Api, spec: dict[str, Any]) -> dict[str, Any]:

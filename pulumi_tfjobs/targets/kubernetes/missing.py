@@ -12,7 +12,7 @@ from pulumi_tfjobs.errors import InputProblem, TargetUnavailable
 from pulumi_tfjobs.spec import pins
 from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.spec.suggest import nearest
-from pulumi_tfjobs.targets.kubernetes.api import CONFIG_MAPS, MPI_JOBS_V1, SECRETS, Api
+from pulumi_tfjobs.targets.kubernetes.api import CLAIMS, CONFIG_MAPS, MPI_JOBS_V1, SECRETS, Api
 from pulumi_tfjobs.targets.kubernetes.detecting import QUICK_SECONDS, Installed, denied, detect
 from pulumi_tfjobs.targets.kubernetes.failures import Unreadable
 from pulumi_tfjobs.targets.kubernetes.kubeflow import QUEUES_NO_V1, TO_FIX_QUEUE, is_mpi
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _NAMESPACES = Api("", "v1", "namespaces", "Namespace")
 _ACCOUNTS = Api("", "v1", "serviceaccounts", "ServiceAccount")
-_CLAIMS = Api("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 _POD_PRIORITIES = Api("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass")
 _RUNTIMES = Api("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass")
 _NAMES_SHOWN = 200
@@ -237,11 +236,11 @@ def _named(options: Options, namespace: str) -> list[_Named]:
         add(f"imagePullSecrets[{number}]", SECRETS, name, login)
     claim = "make a claim of that name in {namespace}: GpuAddons' storage does"
     for number, volume in enumerate(options.volumes):
-        add(f"volumes[{number}].claim", _CLAIMS, volume.claim, claim)
+        add(f"volumes[{number}].claim", CLAIMS, volume.claim, claim)
         add(f"volumes[{number}].configMap", CONFIG_MAPS, volume.config_map, "make one of that name in {namespace}")
         add(f"volumes[{number}].secret", SECRETS, volume.secret, "make one of that name in {namespace}")
     if options.storage is not None:
-        add("storage.claim", _CLAIMS, options.storage.claim, claim)
+        add("storage.claim", CLAIMS, options.storage.claim, claim)
     return found
 
 

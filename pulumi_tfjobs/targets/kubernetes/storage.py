@@ -1,7 +1,8 @@
 """The storage that a target's pods and this machine share: where it is, and what is kept there.
 
-Its layout is that of a store on disk: ``sources/<digest>.tar.gz``, ``runs/<run id>/outputs``, and so on. How it is
-reached from here is ``storage_url`` (an address) or ``storage_claim`` (through a pod).
+Its layout is that of a store on disk: ``sources/<digest>.tar.gz``, ``runs/<run id>/outputs``, and so on; how pods have
+ended is in ``runs/<run id>/attempts/<n>/ended``. How it is reached from here is ``storage_url`` (an address) or
+``storage_claim`` (through a pod).
 """
 
 from __future__ import annotations

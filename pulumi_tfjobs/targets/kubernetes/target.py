@@ -113,7 +113,7 @@ class KubernetesTarget(Target):
     def warnings(self, spec: JobSpec, plan: LaunchPlan | None = None) -> tuple[str, ...]:
         from pulumi_tfjobs.targets.kubernetes import prospects, vanishing
 
-        found = vanishing.forgetful(self.settings.ttl_seconds_after_finished, spec)
+        found = vanishing.forgetful(self.settings, spec)
         found += vanishing.unattended(self.settings.queue, spec)
         if plan is None:
             return found
@@ -183,15 +183,15 @@ class KubernetesTarget(Target):
             if found is None:
                 return None
             plan = await adopting.plan_of(connection, found, at)
-            ttl = self.settings.ttl_seconds_after_finished
-            state = await watching.look(connection, found, folder, attempt, plan, let_in=record, ttl=ttl)
+            options = self.settings
+            state = await watching.look(connection, found, folder, attempt, plan, options, only_look=not record)
             if not record:
                 return state
             handle = await self._adopted(connection, found, at)
             if not state.finished:
                 return state
             # It has ended while nobody watched: what it has printed is brought, as long as it is there.
-            return await _last(watching.Watch(connection, handle, folder, attempt, plan, ttl).states())
+            return await _last(watching.Watch(connection, handle, folder, attempt, plan, options).states())
 
     async def _adopted(self, connection: Any, found: Found, at: AttemptFolder) -> Handle:
         from pulumi_tfjobs.targets.kubernetes import adopting
@@ -217,8 +217,7 @@ class KubernetesTarget(Target):
                 return
             plan = await adopting.plan_of(connection, found, at)
             handle = await self._adopted(connection, found, at)
-            ttl = self.settings.ttl_seconds_after_finished
-            watch = Watch(connection, handle, folder, attempt, plan, ttl)
+            watch = Watch(connection, handle, folder, attempt, plan, self.settings)
             async with contextlib.aclosing(watch.states()) as states:
                 async for state in states:
                     yield state
@@ -255,7 +254,7 @@ class KubernetesTarget(Target):
             if found.workload is not None and not end_of(found.workload)[0]:
                 # Before it is deleted, so that whoever sees that knows why.
                 write_file(at.stop, f"{STOPPED}\n".encode(), sync=True)
-            watch = Watch(connection, handle, folder, attempt, plan)
+            watch = Watch(connection, handle, folder, attempt, plan, self.settings)
             ended = asyncio.create_task(_last(watch.states()))
             try:
                 # How its pods end is seen only by who has seen them.

@@ -15,6 +15,7 @@ from pulumi_tfjobs.targets.kubernetes.states import End, end_of
 
 if TYPE_CHECKING:
     from pulumi_tfjobs.targets.kubernetes.client import Connection
+    from pulumi_tfjobs.targets.kubernetes.options import Options
 
 # By default, a cluster keeps events for so long.
 EVENTS_SECONDS = 3600
@@ -68,15 +69,17 @@ def last_of(removed: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return removed if removed is not None and end_of(removed)[0] else None
 
 
-def forgetful(ttl: int | None, spec: JobSpec) -> tuple[str, ...]:
-    """A warning where a run's end may be forgotten before anybody has seen it."""
-    if ttl is None or ttl >= EVENTS_SECONDS or spec.wait_for == "succeeded":
+def forgetful(options: Options, spec: JobSpec) -> tuple[str, ...]:
+    """A warning where a run's end may be forgotten before anybody has seen it. On a storage its pods keep it."""
+    ttl = options.ttl_seconds_after_finished
+    if ttl is None or ttl >= EVENTS_SECONDS or spec.wait_for == "succeeded" or options.storage is not None:
         return ()
     words = (
         f"the cluster deletes this run {ttl} s after its end (computeTarget.ttlSecondsAfterFinished) and forgets "
         f"within about an hour how it ended, and this job does not wait for that (waitFor is {spec.wait_for}): logs "
         "that nobody has copied are lost, and if nobody looks within the hour, the next update trains again. To fix: "
-        "raise ttlSecondsAfterFinished, leave it out, or wait with waitFor succeeded"
+        "give computeTarget.storage, where its pods keep how it ended, raise ttlSecondsAfterFinished, leave it out, or "
+        "wait with waitFor succeeded"
     )
     return (words,)
 

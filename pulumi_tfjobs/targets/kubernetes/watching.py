@@ -18,6 +18,7 @@ from pulumi_tfjobs.targets.folder import RunFolder
 from pulumi_tfjobs.targets.kubernetes import naming
 from pulumi_tfjobs.targets.kubernetes.adopting import Found
 from pulumi_tfjobs.targets.kubernetes.api import PODS
+from pulumi_tfjobs.targets.kubernetes.ended import Kept, joined, kept_end
 from pulumi_tfjobs.targets.kubernetes.following import describe_pod
 from pulumi_tfjobs.targets.kubernetes.handle import Handle, read_end, read_stop, write_end
 from pulumi_tfjobs.targets.kubernetes.informer import Informer
@@ -25,6 +26,7 @@ from pulumi_tfjobs.targets.kubernetes.keeping import Event, recorded_events
 from pulumi_tfjobs.targets.kubernetes.kubeflow import TFJOB_CONTAINER
 from pulumi_tfjobs.targets.kubernetes.logs import Collector
 from pulumi_tfjobs.targets.kubernetes.members import CONTAINER
+from pulumi_tfjobs.targets.kubernetes.options import Options
 from pulumi_tfjobs.targets.kubernetes.pods import Pod, pod_of, trim
 from pulumi_tfjobs.targets.kubernetes.restarting import Restarts, read_restarts
 from pulumi_tfjobs.targets.kubernetes.states import (
@@ -71,12 +73,12 @@ async def look(
     folder: RunFolder,
     attempt: int,
     plan: LaunchPlan,
+    options: Options,
     *,
-    let_in: bool,
-    ttl: int | None = None,
+    only_look: bool,
 ) -> RunState:
-    """The attempt as it is now. Writes nothing here; ``let_in``: at the cluster, a run that waits is let in when it is
-    its turn. ``ttl``: after how many seconds the cluster deletes what has ended."""
+    """The attempt as it is now. Writes nothing here. Without ``only_look``, a run that waits at the cluster is let in
+    when it is its turn; with it, one that is gone is asked for on the storage, where no pod is needed for that."""
     at = folder.attempt(attempt)
     pods = await connection.list(PODS, found.handle.namespace, naming.selector(folder.run_id, attempt))
     events = await asyncio.to_thread(recorded_events, at)
@@ -88,13 +90,13 @@ async def look(
     queue, position = "", None
     if found.workload is not None and is_suspended(found.workload):
         with contextlib.suppress(LaunchFailed, TargetUnavailable):
-            queue, position = await ask_queue(connection, found.handle, found.workload, let_in=let_in)
+            queue, position = await ask_queue(connection, found.handle, found.workload, let_in=not only_look)
     view = View(
         found.workload,
         there,
         told=told,
         notes=notes,
-        gone=gone(found.handle, ttl),
+        gone=gone(found.handle, options.ttl_seconds_after_finished),
         over=over,
         stopped=stopped,
         queue=queue,
@@ -102,6 +104,11 @@ async def look(
         waits=waits_of(events, there),
         restarts=read_restarts(at),
     )
+    state = run_state(folder.run_id, attempt, plan, at, view, connection.now())
+    if state.phase != phases.INTERRUPTED or not only_look:
+        return state
+    kept = await kept_end(connection, options, plan, attempt, found.handle, only_look=True)
+    view = view._replace(over=kept.end, past=joined((), there, kept.pods), blamed=kept.blamed)
     return run_state(folder.run_id, attempt, plan, at, view, connection.now())
 
 
@@ -124,7 +131,7 @@ class _Failed(NamedTuple):
 
 
 class Watch:
-    """Follows one attempt. :attr:`ready` is set once all of it was seen. ``ttl``: see :func:`look`."""
+    """Follows one attempt. :attr:`ready` is set once all of it was seen."""
 
     def __init__(
         self,
@@ -133,7 +140,7 @@ class Watch:
         folder: RunFolder,
         attempt: int,
         plan: LaunchPlan,
-        ttl: int | None = None,
+        options: Options,
     ) -> None:
         self.ready = asyncio.Event()
         self._connection = connection
@@ -142,8 +149,10 @@ class Watch:
         self._attempt = attempt
         self._at = folder.attempt(attempt)
         self._plan = plan
-        self._gone = gone(handle, ttl)
+        self._options = options
+        self._gone = gone(handle, options.ttl_seconds_after_finished)
         self._over: End | None = None
+        self._kept = Kept()
         self._asked = False
         self._last: Mapping[str, Any] | None = None
         self._woken = asyncio.Event()
@@ -161,7 +170,7 @@ class Watch:
         self._wanted = len(self._places)
 
     async def states(self) -> AsyncGenerator[RunState, None]:
-        """Each new state, the last one recorded. Raises TargetUnavailable."""
+        """Each new state, the last one recorded. Raises TargetUnavailable, EndUnknown."""
         handle, last = self._handle, None
         selector = naming.selector(self._folder.run_id, self._attempt)
         named = f"metadata.name={handle.name}"
@@ -227,7 +236,10 @@ class Watch:
         recorded = await self._last_lines(collector)
         if recorded is not None:
             return recorded
-        blamed = await asyncio.to_thread(_blamed, found)
+        if found.phase == phases.INTERRUPTED:  # as far as the cluster knows
+            self._kept = await kept_end(self._connection, self._options, self._plan, self._attempt, self._handle)
+            self._over = self._kept.end
+        blamed = self._kept.blamed or await asyncio.to_thread(_blamed, found)
         last = self._from(self._view(workloads, informer, collector)._replace(blamed=blamed))
         return await asyncio.to_thread(write_end, self._at, last) if last.finished else last
 
@@ -255,7 +267,7 @@ class Watch:
         return View(
             workload,
             pods,
-            past=list(self._past.values()),
+            past=joined(list(self._past.values()), pods, self._kept.pods),
             told=told,
             # What is wrong with logs while nothing answers is no news.
             notes=(*notes, collector.trouble) if collector.trouble and not trouble else notes,
