@@ -234,6 +234,37 @@ async def test_a_pod_that_is_evicted_goes_on_from_its_checkpoint(real: Kubernete
     assert real.log(state, "worker-0") == "from step 7\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "through", "phase", "code"),
+    [
+        ("print('nobody saw this')", "pod", phases.SUCCEEDED, 0),
+        ("sys.exit(4)", "url", phases.FAILED, 4),
+    ],
+)
+async def test_the_end_of_a_run_that_the_cluster_has_forgotten(
+    real: KubernetesPlace, script: str, through: str, phase: str, code: int
+) -> None:
+    """Nobody has watched it, its JobSet was deleted at once, and the events are gone."""
+    url = {"url": f"file://{real.root}"} if through == "url" else {}
+    real.change(ttlSecondsAfterFinished=0, storage={"hostPath": real.root, **url})
+    folder = await real.launch(plan_of(MultiWorker(workers=2)), script)
+    path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{real.namespace}/jobsets/{folder.run_id}-1"
+    await asyncio.to_thread(real.rig.api.wait_gone, path, 60)
+    events = f"/api/v1/namespaces/{real.namespace}/events"
+    ends = {"AllJobsCompleted", "FailJobSetFailurePolicyAction"}
+    await until(lambda: ends & {item["reason"] for item in real.rig.api.items(events)}, "the cluster says its end")
+    real.rig.api.raw("DELETE", events)
+    await until(lambda: not real.alive(folder), "its pods have ended")
+    seen = run_of(await real.target.look(folder, 1))
+    assert seen.phase == (phase if through == "url" else phases.INTERRUPTED)
+    pods = [item for item in real.rig.api.items(events) if item["involvedObject"]["name"].startswith("tfjobs-files-")]
+    assert pods == [], "a preview starts none"
+    state = run_of(await real.target.state(folder, 1))
+    assert (state.phase, state.exit_code) == (phase, code)
+    assert {item.phase for item in state.replicas} <= {phase, "ended"}
+    assert await real.target.state(folder, 1) == state
+
+
 async def test_a_pod_that_outlives_its_own_deadline(real: KubernetesPlace) -> None:
     """Not the run's: one that somebody has given its pods."""
     options, _ = KubernetesTarget.check_options(
