@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from tests.engine.harness import Project
 from tests.engine.running import Running
 from tests.rig.api import Object
 from tests.rig.cluster import Cluster
-from tests.rig.processes import RigError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -72,12 +72,19 @@ class Fleet:
         return self.rig.api.items(f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{self.namespace}/jobsets")
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One of their own, which ends with them: what is left of thousands of pods would keep it busy for minutes."""
+    with Cluster() as made:
+        yield made
+
+
 @pytest.fixture
-def fleet(rig: Cluster) -> Iterator[Fleet]:
-    with rig.namespace() as namespace:
-        yield Fleet(rig, namespace)
-    with contextlib.suppress(RigError):  # a thousand pods that are being deleted keep the API server from others
-        rig.api.wait_gone(f"/api/v1/namespaces/{namespace}", 120)
+def fleet(cluster: Cluster) -> Fleet:
+    name = f"fleet-{uuid.uuid4().hex[:8]}"
+    cluster.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    cluster.api.wait(f"/api/v1/namespaces/{name}/serviceaccounts/default", bool, "a service account for pods")
+    return Fleet(cluster, name)
 
 
 def until(so: Callable[[], Any], what: str, running: Running) -> Any:
@@ -104,32 +111,6 @@ def peak(plugin: psutil.Process) -> float:
 
 def tell(text: str) -> None:
     print(text)  # noqa: T201 shown with pytest -rP or -s
-
-
-def test_a_job_of_a_thousand_replicas(project: Project, fleet: Fleet) -> None:
-    count = 1000
-    with fleet.nodes(count // 8):
-        workers = {"kind": "multiWorker", "workers": count}
-        project.yaml({"many": project.job(computeTarget=fleet.target(), distribution=workers, useGpu=True)})
-        running = project.start_up()
-        until(fleet.job_sets, "the job is at the cluster", running)
-        plugin = running.plugin()
-        before, began = memory(plugin), time.monotonic()
-        running.says(f"{count}/{count} replicas", PATIENT_SECONDS)
-        all_run, seconds = memory(plugin), time.monotonic() - began
-        most = peak(plugin)
-        names = fleet.running()
-        assert len(names) == count, "what the row says is so: all of them run at one time"
-        fleet.end(names)
-        running.says("succeeded", PATIENT_SECONDS)
-        most = max(most, peak(plugin))
-        result = running.ends(PATIENT_SECONDS)
-        assert result.code == 0, result.text
-    outputs = project.state()["many"]["outputs"]
-    assert (outputs["status"], outputs["worldSize"], len(outputs["logs"])) == ("succeeded", count, count)
-    assert most - before < MOST_GROWTH, f"a thousand pods cost {most - before:.0f} MiB"
-    tell(f"{count} pods: plugin {before:.0f} MiB at the launch, {all_run:.0f} when all ran, {most:.0f} at most")
-    tell(f"all ran {seconds:.0f} s after the launch")
 
 
 def test_two_hundred_jobs_at_once(project: Project, fleet: Fleet) -> None:
@@ -186,3 +167,29 @@ def test_two_jobs_of_eight_gpus_on_eight_in_a_queue(project: Project, fleet: Fle
     assert ended[early]["finishedAt"] <= ended[late]["startedAt"]
     assert "needs 8 more" in result.said(late, ephemeral=True)
     assert "needs 8 more" not in result.said(early, ephemeral=True)
+
+
+def test_a_job_of_a_thousand_replicas(project: Project, fleet: Fleet) -> None:
+    count = 1000
+    with fleet.nodes(count // 8):
+        workers = {"kind": "multiWorker", "workers": count}
+        project.yaml({"many": project.job(computeTarget=fleet.target(), distribution=workers, useGpu=True)})
+        running = project.start_up()
+        until(fleet.job_sets, "the job is at the cluster", running)
+        plugin = running.plugin()
+        before, began = memory(plugin), time.monotonic()
+        running.says(f"{count}/{count} replicas", PATIENT_SECONDS)
+        all_run, seconds = memory(plugin), time.monotonic() - began
+        most = peak(plugin)
+        names = fleet.running()
+        assert len(names) == count, "what the row says is so: all of them run at one time"
+        fleet.end(names)
+        running.says("succeeded", PATIENT_SECONDS)
+        most = max(most, peak(plugin))
+        result = running.ends(PATIENT_SECONDS)
+        assert result.code == 0, result.text
+    outputs = project.state()["many"]["outputs"]
+    assert (outputs["status"], outputs["worldSize"], len(outputs["logs"])) == ("succeeded", count, count)
+    assert most - before < MOST_GROWTH, f"a thousand pods cost {most - before:.0f} MiB"
+    tell(f"{count} pods: plugin {before:.0f} MiB at the launch, {all_run:.0f} when all ran, {most:.0f} at most")
+    tell(f"all ran {seconds:.0f} s after the launch")

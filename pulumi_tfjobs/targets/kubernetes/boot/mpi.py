@@ -167,6 +167,7 @@ class Launcher:
     """Runs mpirun once all workers are ready, and ends as the run has ended. Raises Damaged, OSError."""
 
     def __init__(self, root: str, run: dict[str, Any], output: Output, ending: Ending, leaving: Leaving) -> None:
+        self.root = root
         self.run = run
         self.output = output
         self.ending = ending
