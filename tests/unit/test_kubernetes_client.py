@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+import subprocess
 import sys
 import tempfile
 import threading
@@ -196,6 +197,29 @@ async def test_who_waits_for_his_turn_asks_with_the_login_of_then(
         await connection._renew(connection._session)
         holding.set()
         assert await asyncio.gather(first, second) == [[], []]
+
+
+def test_two_threads_log_in_for_the_first_time() -> None:
+    """Previews of two jobs do. The second begins when the first has imported a part of the official client."""
+    program = """
+import sys, threading
+from pulumi_tfjobs.errors import TargetUnavailable
+from pulumi_tfjobs.targets.kubernetes.credentials import Source, log_in
+
+def ask():
+    try:
+        log_in(Source(path="/none"))
+    except TargetUnavailable:
+        pass
+
+sys.setswitchinterval(0.0001)
+threading.Thread(target=ask).start()
+while (part := sys.modules.get("kubernetes.aio.client")) is None or part.__spec__._initializing:
+    pass
+ask()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 async def test_within_a_cluster_a_pod_logs_in_with_its_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,12 +80,14 @@ def _named(items: Any, name: str) -> Any:
 def log_in(source: Source) -> Login:
     """Read the configuration, run the plugin that logs in if there is one. Blocks. Raises TargetUnavailable."""
     try:
-        import kubernetes.aio.client
-        import kubernetes.aio.config
         import yaml
+
+        # Not `import kubernetes.aio.client`: that does not wait for another thread that has imported it just now, and
+        # not yet what is around it.
+        from kubernetes.aio import client, config
     except ImportError as error:
         raise TargetUnavailable(NOT_INSTALLED) from error
-    configuration = kubernetes.aio.client.Configuration()
+    configuration = client.Configuration()
     configuration.connection_pool_maxsize = 0  # logs are one connection each; who opens them bounds their number
     # Many clusters' own certificates lack extensions that Python 3.13 insists on and kubectl does not.
     configuration.disable_strict_ssl_verification = True
@@ -99,9 +101,9 @@ def log_in(source: Source) -> Login:
                 namespace, expires = _load_inside(configuration), None
             else:
                 namespace, expires = asyncio.run(_load(source, configuration, folder, said))
-            client = kubernetes.aio.client.ApiClient(configuration)
+            api = client.ApiClient(configuration)
         except (
-            kubernetes.aio.config.ConfigException,
+            config.ConfigException,
             yaml.YAMLError,
             OSError,
             LookupError,
@@ -109,7 +111,7 @@ def log_in(source: Source) -> Login:
             ValueError,
         ) as error:
             raise TargetUnavailable(_trouble(source, str(error) or type(error).__name__)) from error
-    return Login(client, str(configuration.host), source.namespace or namespace or "default", expires)
+    return Login(api, str(configuration.host), source.namespace or namespace or "default", expires)
 
 
 def _inside(source: Source) -> bool:
