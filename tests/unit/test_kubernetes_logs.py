@@ -370,6 +370,25 @@ async def test_more_pods_than_streams(server: KubeServer, folder: RunFolder, mon
     assert [log_of(folder, name) for name in names] == [f"hello {index}\nbye {index}\n" for index in range(60)]
 
 
+async def test_pods_that_are_asked_in_turns_are_not_all_asked_as_they_begin(
+    server: KubeServer, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_POLL_SECONDS", 1e9)
+    names = [f"worker-{index}" for index in range(20)]
+    for index in range(20):
+        await put_pod(server, f"pod-{index}", index=index)
+        await server.log(f"pod-{index}").print(at(1), f"hello {index}")
+    async with collecting(server, folder, {"worker": [[name] for name in names]}, expected=20, streams=5) as work:
+        await until(lambda: log_of(folder, "worker-0") == "hello 0\n")
+        for index in range(20):  # what changes of a pod that goes on to run is no reason
+            await put_pod(server, f"pod-{index}", index=index, annotations={"looked": "at"})
+        await end_pod(server, "pod-7", index=7)
+        await until(lambda: log_of(folder, "worker-7") == "hello 7\n")
+        assert {asked.path.split("/")[-2] for asked in server.requests("/log")} == {"pod-0", "pod-7"}
+        await work.collector.finish(20)
+    assert [log_of(folder, name) for name in names] == [f"hello {index}\n" for index in range(20)]
+
+
 async def test_a_long_log_is_gone_on_with_in_its_tail(server: KubeServer, folder: RunFolder) -> None:
     """Head and ring of the tail, by two collectors one after the other."""
     from pulumi_tfjobs.targets.logfiles import iter_bytes

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import json
 import math
+import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from pulumi_tfjobs.targets.kubernetes.retrying import Backoff
 
 # Where there are more pods than streams, most are asked what is new so often instead of being followed.
 _POLL_SECONDS = 10.0
+# And less often where that would be more questions a second than this: each goes through the API server to a node.
+_POLLS_A_SECOND = 25
 # A stream without a word for so long may be dead without our knowing; asking again costs little.
 _QUIET_SECONDS = 120.0
 _POLL_QUIET_SECONDS = 30.0
@@ -103,17 +106,23 @@ def describe_pod(
 
 @dataclass
 class Desk:
-    """What those who follow pods share. ``polled``: pods that are not ``first`` are asked in turns, being too many.
-    ``unreadable``: why the log of a pod cannot be read, by pod. ``finishing``: what is there now is enough."""
+    """What those who follow pods share. ``polled``: how many pods are asked in turns, being too many; 0 where all are
+    followed, as the ``first`` of each type are in any case. ``unreadable``: why the log of a pod cannot be read, by
+    pod. ``finishing``: what is there now is enough."""
 
     connection: Connection
     namespace: str
     keeper: Keeper
     slots: asyncio.Semaphore
     on_event: Callable[[Event], None]
-    polled: bool = False
+    polled: int = 0
     finishing: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def poll_seconds(self) -> float:
+        """How often each is asked that is asked in turns."""
+        return max(_POLL_SECONDS, self.polled / _POLLS_A_SECOND)
 
 
 class _End(enum.Enum):
@@ -175,10 +184,12 @@ class Follower:
     async def _follow(self) -> None:
         desk, reader = self._desk, self._reader
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        if self._in_turns:  # a thousand begin at once, and are not to be asked at once
+            await self._rest(desk.poll_seconds * random.random())  # noqa: S311
         while True:
             self.woken.clear()
             over = self.gone or self.source.ended
-            follow = not over and (self.source.first or not desk.polled)
+            follow = not over and not self._in_turns
             mark, began = reader.mark, time.monotonic()
             if over:
                 self._over_at = self._over_at or began
@@ -200,10 +211,27 @@ class Follower:
             ):
                 return
             pause = backoff.next()
+            if not over and not follow:
+                await self._rest(max(pause, desk.poll_seconds))
+                continue
             if end is _End.WHOLE and not follow:
-                pause = _CALM_SECONDS if over else _POLL_SECONDS
+                pause = _CALM_SECONDS
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.woken.wait(), pause)
+
+    @property
+    def _in_turns(self) -> bool:
+        return bool(self._desk.polled) and not self.source.first
+
+    async def _rest(self, seconds: float) -> None:
+        """Until it is its turn again, or the pod has ended, or what there is now is enough."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.woken.clear()
+            if self.gone or self.source.ended or self._desk.finishing:
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.woken.wait(), left)
 
     async def _read(self, *, follow: bool) -> _End:
         self._worked = False

@@ -34,7 +34,7 @@ class Collector:
     ``pods``: an informer that is entered; ``describe`` says of one of its items which log it is, None for pods that are
     to be left alone. ``on_event`` is called with what the bootstrap tells, also with what it had told to earlier
     collectors. ``expected``: how many pods there will be: where they are more than ``streams``, the first of each type
-    are followed and the others asked every 10 s. ``most``: bytes that one replica's log takes.
+    are followed and the others asked every 10 s, or less often. ``most``: bytes that one replica's log takes.
 
     Of all processes one collects; the others wait until it has ended. :attr:`collecting` says whether this is it.
     """
@@ -61,7 +61,7 @@ class Collector:
         self._describe = describe
         self._namespace = namespace
         self._on_event = on_event
-        self._polled = expected > streams
+        self._polled = expected if expected > streams else 0
         self._streams = streams
         self._most = most
         self._items: dict[str, dict[str, Any]] = {}
