@@ -226,15 +226,21 @@ def test_pods_of_a_jobset_find_each_other_by_name(rig_node: Cluster, namespace: 
     code = f"""
 import socket, time
 until = time.monotonic() + 30
+door = socket.create_server(("", 4000))
+door.settimeout(60)
 for name in {names!r}:
     while True:
         try:
-            print(name, socket.gethostbyname(name), flush=True)
+            address = socket.gethostbyname(name)
+            socket.create_connection((address, 4000), 5).close()
+            print(name, address, flush=True)
             break
         except OSError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+for _ in {names!r}:
+    door.accept()  # the name of a pod that has ended is gone: both stay until both have come
 """
     pair = jobset("pair", namespace, [group("worker", 2, python_spec(rig_node, code))])
     rig_node.api.create(pair)
