@@ -24,7 +24,7 @@ RESTART_ATTEMPT = f"{DOMAIN}/restart-attempt"
 QUEUE = "kueue.x-k8s.io/queue-name"
 WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"
 _EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-_INFRASTRUCTURE = 128  # from here on, exit codes are signals
+INFRASTRUCTURE = 128  # from here on, exit codes are signals
 
 
 def jobset(request: Request) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _final_codes(plan: LaunchPlan) -> tuple[str, list[int]]:
     if not plan.retries:
         return "In", [code for code in range(1, 256) if code not in again]
     if "infrastructure" in plan.retry_on:
-        again.update(range(_INFRASTRUCTURE, 256))
+        again.update(range(INFRASTRUCTURE, 256))
     for word in plan.retry_on:
         if word.isdigit():
             again.add(pod_code(int(word)))

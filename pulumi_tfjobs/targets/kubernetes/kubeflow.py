@@ -11,7 +11,7 @@ from pulumi_tfjobs.spec.launch import LaunchPlan
 from pulumi_tfjobs.targets.kubernetes.api import MPI_JOBS, MPI_JOBS_V1, TF_JOBS, Api
 from pulumi_tfjobs.targets.kubernetes.boot.kubexec import ADDRESS
 from pulumi_tfjobs.targets.kubernetes.boot.ssh import KEYS
-from pulumi_tfjobs.targets.kubernetes.jobset import queue_labels
+from pulumi_tfjobs.targets.kubernetes.jobset import INFRASTRUCTURE, queue_labels
 from pulumi_tfjobs.targets.kubernetes.members import CONTAINER, LAUNCH, LAUNCHER, LEND, Group, groups
 from pulumi_tfjobs.targets.kubernetes.objects import ROOT, Request, pod_template
 
@@ -25,7 +25,6 @@ TO_FIX_QUEUE = "leave queue out, or say controller: gloo, or install mpi-operato
 LAUNCHER_HOST = "{name}-launcher.{name}"
 TFJOB_CONTAINER = "tensorflow"
 _TFJOB_PORT = "tfjob-port"
-_INFRASTRUCTURE = 128  # from here on, exit codes are signals
 _TYPES = {"chief": "Chief", "master": "Master", "ps": "PS", "worker": "Worker", "evaluator": "Evaluator"}
 
 
@@ -109,7 +108,7 @@ def is_mpi(plan: LaunchPlan) -> bool:
 
 def is_final(plan: LaunchPlan, code: int) -> bool:
     """Whether a pod that fails with this code certainly ends the run: its operator tells only by that."""
-    return not plan.retries or code < _INFRASTRUCTURE
+    return not plan.retries or code < INFRASTRUCTURE
 
 
 def _workload(request: Request, api: Api, spec: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ These pods have no names that resolve, so the launcher leaves its address in eac
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Iterable
 
 from pulumi_tfjobs.targets.kubernetes.boot.folders import Damaged
 from pulumi_tfjobs.targets.kubernetes.boot.output import Output
+from pulumi_tfjobs.targets.kubernetes.boot.ssh import put_client
 from pulumi_tfjobs.targets.kubernetes.boot.waiting import Waiting
 from pulumi_tfjobs.targets.kubernetes.members import CALL, CONTAINER
 
@@ -27,6 +27,7 @@ _AT_ONCE = 16
 _AGAIN_SECONDS = 1.0
 _CALL_SECONDS = 30.0
 _TELL_SECONDS = 60.0
+_FIX = "To fix: have its administrator correct --mpi-kubectl-delivery-image, or say controller: gloo, which needs none"
 # mpirun takes it for ssh, of whichever make it is: `ssh [OPTIONS] HOST COMMAND`.
 _CLIENT = """\
 #!/bin/sh
@@ -41,14 +42,10 @@ def client(root: str) -> str:
     """A folder to be first on mpirun's PATH, with an ``ssh`` that runs commands in this run's pods. Raises Damaged,
     OSError."""
     if not os.access(KUBECTL, os.X_OK):
-        raise Damaged(f"there is no {KUBECTL}, which the operator of the MPIJob brings (its kubectl-delivery image)")
-    programs = os.path.join(root, "work", "bin")
-    os.makedirs(programs, exist_ok=True)
-    path = os.path.join(programs, "ssh")
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(_CLIENT.format(kubectl=KUBECTL, cache=_cache(root), container=CONTAINER))
-    os.chmod(path, stat.S_IRWXU)
-    return programs
+        raise Damaged(
+            f"there is no {KUBECTL}, which the operator of the MPIJob brings (its kubectl-delivery image). {_FIX}"
+        )
+    return put_client(root, _CLIENT.format(kubectl=KUBECTL, cache=_cache(root), container=CONTAINER))
 
 
 def _cache(root: str) -> str:

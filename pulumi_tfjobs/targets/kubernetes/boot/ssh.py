@@ -74,11 +74,16 @@ def client(root: str) -> str:
         key = stream.read().strip()
     with open(os.path.join(folder, "known"), "w", encoding="utf-8") as stream:
         stream.write(f"{_ALIAS} {key}\n")
+    return put_client(root, _CLIENT.format(ssh=ssh, port=_PORT, folder=folder, alias=_ALIAS))
+
+
+def put_client(root: str, script: str) -> str:
+    """A folder to be first on mpirun's PATH, with this as its ``ssh``. Raises OSError."""
     programs = os.path.join(root, "work", "bin")
     os.makedirs(programs, exist_ok=True)
     path = os.path.join(programs, "ssh")
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(_CLIENT.format(ssh=ssh, port=_PORT, folder=folder, alias=_ALIAS))
+        stream.write(script)
     os.chmod(path, stat.S_IRWXU)
     return programs
 
