@@ -118,7 +118,8 @@ async def test_a_worker_that_somebody_deletes(mpi: KubernetesPlace) -> None:
     assert state.reason == "worker-1 was ended from outside: somebody has deleted its pod"
 
 
-async def test_ranks_may_tidy_up_when_the_run_is_stopped(mpi: KubernetesPlace) -> None:
+async def check_that_ranks_may_tidy_up(mpi: KubernetesPlace) -> None:
+    """Of a run that is stopped, whichever way mpirun has to its workers."""
     folder = await mpi.launch(
         plan_of(TWO),
         """
@@ -140,6 +141,10 @@ async def test_ranks_may_tidy_up_when_the_run_is_stopped(mpi: KubernetesPlace) -
     assert (state.phase, state.first_failure) == (phases.CANCELLED, "")
     assert [mpi.output(folder, f"tidied-{rank}") for rank in "01"] == ["", ""]
     assert mpi.alive(folder) == []
+
+
+async def test_ranks_may_tidy_up_when_the_run_is_stopped(mpi: KubernetesPlace) -> None:
+    await check_that_ranks_may_tidy_up(mpi)
 
 
 async def test_what_keeps_a_worker_from_starting_is_told(mpi: KubernetesPlace) -> None:

@@ -17,9 +17,9 @@ from pulumi_tfjobs.environments.examples import default_spec
 from pulumi_tfjobs.spec import state as phases
 from pulumi_tfjobs.targets.base import Silent
 from tests.conformance.kubernetes_place import KubernetesPlace
-from tests.conformance.place import plan_of, replica, until
+from tests.conformance.place import plan_of, replica
 from tests.conformance.suite import FOR_EVER
-from tests.kubernetes.test_mpi import FOUR, SECRET, TWO
+from tests.kubernetes.test_mpi import FOUR, SECRET, TWO, check_that_ranks_may_tidy_up
 from tests.rig.cluster import Cluster
 from tests.rig.node import NeedsRoot
 
@@ -122,23 +122,4 @@ async def test_the_rank_that_fails_is_named(mpi: KubernetesPlace) -> None:
 
 
 async def test_ranks_may_tidy_up_when_the_run_is_stopped(mpi: KubernetesPlace) -> None:
-    folder = await mpi.launch(
-        plan_of(TWO),
-        """
-        import signal
-        rank = os.environ['TFJOBS_RANK']
-        def tidy(*_):
-            open('outputs/tidied-' + rank, 'w').close()
-            sys.exit(0)
-        signal.signal(signal.SIGTERM, tidy)
-        open('outputs/here-' + rank, 'w').close()
-        while True: signal.pause()
-        """,
-    )
-    for rank in ("0", "1"):
-        await until(lambda: mpi.output(folder, f"here-{rank}") is not None, "the rank runs")  # noqa: B023
-    state = await mpi.target.stop(folder, 1)
-    assert state is not None
-    assert (state.phase, state.first_failure) == (phases.CANCELLED, "")
-    assert [mpi.output(folder, f"tidied-{rank}") for rank in "01"] == ["", ""]
-    assert mpi.alive(folder) == []
+    await check_that_ranks_may_tidy_up(mpi)
