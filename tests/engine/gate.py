@@ -16,6 +16,8 @@ SCRIPT = """
 import json, os, socket, sys
 
 def record(**values):
+    if os.environ.get("TFJOBS_RANK") != "0":  # of several that write, a late one's first line would be the last
+        return
     with open(os.environ["TFJOBS_METRICS_FILE"], "a") as stream:
         stream.write(json.dumps(values) + "\\n")
 
@@ -30,9 +32,8 @@ if "GATE" in os.environ:
     hello = {"pid": os.getpid(), "run": os.environ["TFJOBS_RUN_ID"], "argv": sys.argv[1:]}
     gate.sendall((json.dumps(hello) + "\\n").encode())
     code = int(gate.makefile().readline() or 9)
-if os.environ.get("TFJOBS_RANK") == "0":  # of several that write, a late one's first line would be the last
-    record(step=1, accuracy=0.5)
-    record(step=2, accuracy=float(options.get("--accuracy", 0.97)))
+record(step=1, accuracy=0.5)
+record(step=2, accuracy=float(options.get("--accuracy", 0.97)))
 with open(os.path.join(os.environ["TFJOBS_OUTPUT_DIR"], "model.txt"), "w") as stream:
     stream.write("weights")
 if code:
