@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pulumi_tfjobs.errors import TargetUnavailable
+from pulumi_tfjobs.targets.kubernetes.importing import official
 
 NOT_INSTALLED = (
     "the Python package kubernetes (37 or later) is not installed where the plugin runs. "
@@ -82,9 +83,7 @@ def log_in(source: Source) -> Login:
     try:
         import yaml
 
-        # Not `import kubernetes.aio.client`: that does not wait for another thread that has imported it just now, and
-        # not yet what is around it.
-        from kubernetes.aio import client, config
+        client, config = official()
     except ImportError as error:
         raise TargetUnavailable(NOT_INSTALLED) from error
     configuration = client.Configuration()

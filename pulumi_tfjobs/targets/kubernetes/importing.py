@@ -1,0 +1,57 @@
+"""The official client, without what of it is not used: more than half of the time that its import takes.
+
+``kubernetes.aio`` is a part of the package ``kubernetes``, which brings along the client that is not async, and with it
+requests, urllib3, oauthlib and websocket. They are there, as ever, for whoever asks for one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Official(NamedTuple):
+    """Two modules of the official client, ``kubernetes.aio.client`` and ``kubernetes.aio.config``."""
+
+    client: ModuleType
+    config: ModuleType
+
+
+def official() -> Official:
+    """Raises ImportError."""
+    with _lazily():
+        # Not `import kubernetes.aio.client`: that does not wait for another thread that has imported it just now, and
+        # not yet what is around it.
+        from kubernetes.aio import client, config
+    return Official(client, config)
+
+
+class _Later(MetaPathFinder):
+    """Finds the package's other parts, which run when something is first asked of them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != "kubernetes" or name == "aio":
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def _lazily() -> Iterator[None]:
+    finder = _Later()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
