@@ -15,6 +15,8 @@ from importlib.util import LazyLoader
 from types import ModuleType
 from typing import NamedTuple
 
+_NEEDED = frozenset({"kubernetes.aio", "kubernetes.aio.client", "kubernetes.aio.config"})
+
 
 class Official(NamedTuple):
     """Two modules of the official client, ``kubernetes.aio.client`` and ``kubernetes.aio.config``."""
@@ -38,8 +40,7 @@ class _Later(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        if package != "kubernetes" or name == "aio":
+        if fullname.rpartition(".")[0] not in {"kubernetes", "kubernetes.aio"} or fullname in _NEEDED:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

@@ -81,13 +81,22 @@ async def launch(
             await asyncio.to_thread(write_handle, at, handle)
             found = await _create(connection, engine, request, launched)
         _check_ours(found, plan, handle)
-        handle = await adopt(connection, handle, found, at)
-        for body in source:  # it may have gone with its last owner while this was not one yet
-            await _shared(connection, _owned(body, found))
-        with contextlib.suppress(TargetUnavailable):  # it is launched; whoever waits for it goes on
-            found = await launched.confirm(found)
-            await admit(connection, found, since=launched.stepped_back)
+        beginning = asyncio.ensure_future(_begin(connection, launched, found))
+        try:
+            handle = await adopt(connection, handle, found, at)
+            for body in source:  # it may have gone with its last owner while this was not one yet
+                await _shared(connection, _owned(body, found))
+        finally:
+            await asyncio.wait([beginning])
+        await beginning
     return handle
+
+
+async def _begin(connection: Connection, launched: Launch, made: dict[str, Any]) -> None:
+    """Let it in if it is its turn. Raises LaunchFailed."""
+    with contextlib.suppress(TargetUnavailable):  # it is launched; whoever waits for it goes on
+        found = await launched.confirm(made)
+        await admit(connection, found, since=launched.stepped_back)
 
 
 async def _engine(connection: Connection, options: Options, plan: LaunchPlan) -> Engine:

@@ -41,6 +41,8 @@ class KubernetesTarget(Target):
     def __init__(self, options: Options) -> None:
         self.settings = options
         self._requirements: tuple[str, ...] = ()
+        # Attempts' folders → what this object has launched, and nobody has watched yet: it needs not be looked for.
+        self._launched: dict[str, Handle] = {}
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
@@ -148,7 +150,7 @@ class KubernetesTarget(Target):
         async with await self._connect() as connection, _alone(at.root):
             if await asyncio.to_thread(read_end, at) is not None:
                 return
-            await launching.launch(
+            self._launched[at.root] = await launching.launch(
                 connection,
                 self.settings,
                 plan,
@@ -212,11 +214,13 @@ class KubernetesTarget(Target):
             yield recorded
             return
         async with await self._connect() as connection:
-            found = await adopting.find(connection, at, folder.run_id)
-            if found is None:
-                return
-            plan = await adopting.plan_of(connection, found, at)
-            handle = await self._adopted(connection, found, at)
+            handle, plan = self._launched.pop(at.root, None), await asyncio.to_thread(read_plan, at)
+            if handle is None or plan is None:
+                found = await adopting.find(connection, at, folder.run_id)
+                if found is None:
+                    return
+                plan = await adopting.plan_of(connection, found, at)
+                handle = await self._adopted(connection, found, at)
             watch = Watch(connection, handle, folder, attempt, plan, self.settings)
             async with contextlib.aclosing(watch.states()) as states:
                 async for state in states:
