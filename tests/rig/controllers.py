@@ -194,9 +194,7 @@ def _hook(cluster: Cluster, name: str, port: int, wanted: Callable[[str, dict[st
 
 
 def _start(cluster: Cluster, name: str, arguments: list[str], health: int) -> None:
-    cluster.processes.start(
-        name, [cluster.programs.go(name), *arguments], {"KUBECONFIG": str(cluster.kubeconfig), "GOGC": "50"}
-    )
+    cluster.processes.start(name, [cluster.programs.go(name), *arguments], {"KUBECONFIG": str(cluster.kubeconfig)})
     cluster.processes.wait(name, lambda: answers(f"http://127.0.0.1:{health}/readyz"))
 
 

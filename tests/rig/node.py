@@ -232,7 +232,6 @@ class RealNode:
                 f"--node-ip={self._address}",
                 "--node-labels=tfjobs.test/node=real",
             ),
-            {"GOGC": "60"},
         )
 
     def _kubelet(self) -> Object:

@@ -207,8 +207,7 @@ class Plane:
         self.processes.wait(name, lambda: answers(f"https://127.0.0.1:{port}/healthz"))
 
     def _kubernetes(self, name: str, *arguments: str) -> None:
-        # GOGC: half the memory for a little more work.
-        self.processes.start(name, [self.programs.go("kubernetes"), name, *arguments], {"GOGC": "60"})
+        self.processes.start(name, [self.programs.go("kubernetes"), name, *arguments])
 
 
 def _free_port(taken: Collection[int]) -> int:
