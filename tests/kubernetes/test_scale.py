@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # For a thousand pods on a machine that does other things too.
 PATIENT_SECONDS = 600.0
-LOOK_SECONDS = 0.2
+# A list of hundreds of pods is work for the API server, which has enough to do.
+LOOK_SECONDS = 1.0
 ENDS: Object = {"metadata": {"annotations": {"tfjobs.test/run-seconds": "0"}}}
 MIB = 1 << 20
 # A thousand whole pods would be more, and so would a plan in which each replica names all others. It takes about 30.
@@ -136,7 +138,7 @@ def test_two_hundred_jobs_at_once(project: Project, fleet: Fleet) -> None:
     assert {job["outputs"]["status"] for job in state.values()} == {"succeeded"}
     assert {job["outputs"]["attempt"] for job in state.values()} == {1}
     assert len(fleet.job_sets()) == count, "each was launched once"
-    assert len(fleet.pods()) == count
+    assert Counter(pod["status"].get("phase") for pod in fleet.pods()) == {"Succeeded": count}
     tell(f"{count} jobs: plugin {all_run:.0f} MiB when all ran, {seconds:.0f} s after the first launch")
 
 

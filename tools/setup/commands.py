@@ -241,9 +241,9 @@ class Session:
         }
         # The terminal is pytest's now: its colours, its progress, and Ctrl-C, are as a developer knows them.
         argv = [str(self.paths.python), "-m", "pytest", "-p", "tools.setup.pytest_timing", "--durations=25"]
-        # Three at a time also on two cores: engine, cluster and training make tests wait, too. In their order: the
-        # longest come first.
-        argv += ["--numprocesses=3", "--dist=loadscope", "--no-loadscope-reorder"]
+        # Two at a time: engine, cluster and training make tests wait more than they make them compute. In their order:
+        # the longest come first.
+        argv += ["--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder"]
         code = _in_foreground([*argv, *arguments], env, self.paths.repo)
         return code or min(failed, 1)
 
