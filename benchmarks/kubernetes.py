@@ -136,9 +136,11 @@ class _Racing:
                 seen = _all_seen_running(watching.stdout, size)
                 took = time.monotonic() - began
                 peak = max(peak, _peak(watching.pid))
-                watching.kill()
-            if took > DEADLINE:
-                raise SystemExit(f"of {size} pods not all ran after {DEADLINE:.0f} s")
+                if seen:
+                    watching.kill()
+            if not seen and (watching.returncode or took > DEADLINE):
+                code = watching.returncode
+                raise SystemExit(f"kubectl get --watch ended with {code} when not all of {size} pods were seen running")
         return took, peak
 
     def _run(self, *arguments: str) -> float:

@@ -238,9 +238,9 @@ class _Ensuring:
             await _point("launched")
             with contextlib.suppress(StoreError):  # listings are behind then
                 await asyncio.to_thread(self.store.set_status, self.folder.run_id, phases.RUNNING, None)
-            # Whoever waits for it is told its state as it changes.
-            waits = self.spec.wait_for != "submitted"
-            return attempt, None if waits else await self.target.state(self.folder, attempt)
+            if self.spec.wait_for != "submitted":
+                return attempt, None  # whoever waits for it is told its state as it changes
+            return attempt, await self.target.state(self.folder, attempt)
 
     async def _last_known(self, attempt: int) -> RunState | None:
         """What became of the attempt. Where it was made elsewhere (another cluster), it is asked for there, and waited

@@ -385,8 +385,7 @@ async def test_pods_that_are_asked_in_turns_are_not_all_asked_as_they_begin(
         await end_pod(server, "pod-7", index=7)
         await until(lambda: log_of(folder, "worker-7") == "hello 7\n")
         assert {asked.path.split("/")[-2] for asked in server.requests("/log")} == {"pod-0", "pod-7"}
-        for index in {*range(20)} - {7}:
-            await end_pod(server, f"pod-{index}", index=index)
+        await end_pod(server, "pod-0", index=0)  # it is followed to its end; of those that run on the rest is asked for
         await work.collector.finish(20)
     assert [log_of(folder, name) for name in names] == [f"hello {index}\n" for index in range(20)]
 

@@ -30,10 +30,6 @@ CHECKS = (
     ("imports", ["lint-imports"]),
 )
 
-# Tests start thousands of programs. Those in Go (the engine, the cluster) clear up less often, within reason; and a
-# plugin's Python is compiled once (see `test`), not by each that is started.
-CHEAPER = {"GOGC": "200", "GOMEMLIMIT": "1GiB"}
-
 # Only what tools write into the project's folder; the stack's state and the runs are the user's.
 LITTER = (
     ".venv",
@@ -234,9 +230,9 @@ class Session:
         failed = self.check(with_table=False)
         rows = [[row.name, row.seconds, row.note] for row in self.timings.rows if row.seconds >= 0.1]
         env = {
+            # Tests start thousands of plugins: Python is to be compiled once, not by each of them.
             **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             **self.environment(),
-            **CHEAPER,
             TIMINGS_VARIABLE: json.dumps({"rows": rows, "elapsed": self.timings.elapsed(), "failed_checks": failed}),
         }
         # The terminal is pytest's now: its colours, its progress, and Ctrl-C, are as a developer knows them.

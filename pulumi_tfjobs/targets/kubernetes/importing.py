@@ -7,34 +7,29 @@ requests, urllib3, oauthlib and websocket. They are there, as ever, for whoever 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from types import ModuleType
-from typing import NamedTuple
 
 _NEEDED = frozenset({"kubernetes.aio", "kubernetes.aio.client", "kubernetes.aio.config"})
 
 
-class Official(NamedTuple):
-    """Two modules of the official client, ``kubernetes.aio.client`` and ``kubernetes.aio.config``."""
-
-    client: ModuleType
-    config: ModuleType
-
-
-def official() -> Official:
-    """Raises ImportError."""
-    with _lazily():
+def official() -> tuple[ModuleType, ModuleType]:
+    """``kubernetes.aio.client`` and ``kubernetes.aio.config``. Raises ImportError."""
+    finder = _LazyFinder()
+    sys.meta_path.insert(0, finder)
+    try:
         # Not `import kubernetes.aio.client`: that does not wait for another thread that has imported it just now, and
         # not yet what is around it.
         from kubernetes.aio import client, config
-    return Official(client, config)
+    finally:
+        sys.meta_path.remove(finder)
+    return client, config
 
 
-class _Later(MetaPathFinder):
+class _LazyFinder(MetaPathFinder):
     """Finds the package's other parts, which run when something is first asked of them."""
 
     def find_spec(
@@ -46,13 +41,3 @@ class _Later(MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader = LazyLoader(spec.loader)
         return spec
-
-
-@contextmanager
-def _lazily() -> Iterator[None]:
-    finder = _Later()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)

@@ -81,15 +81,27 @@ async def launch(
             await asyncio.to_thread(write_handle, at, handle)
             found = await _create(connection, engine, request, launched)
         _check_ours(found, plan, handle)
-        beginning = asyncio.ensure_future(_begin(connection, launched, found))
-        try:
-            handle = await adopt(connection, handle, found, at)
-            for body in source:  # it may have gone with its last owner while this was not one yet
-                await _shared(connection, _owned(body, found))
-        finally:
-            await asyncio.wait([beginning])
-        await beginning
-    return handle
+        # Each to its end, whatever becomes of the other.
+        known, begun = await asyncio.gather(
+            _take(connection, handle, found, at, source),
+            _begin(connection, launched, found),
+            return_exceptions=True,
+        )
+    if isinstance(known, BaseException):
+        raise known
+    if isinstance(begun, BaseException):
+        raise begun
+    return known
+
+
+async def _take(
+    connection: Connection, handle: Handle, made: dict[str, Any], at: AttemptFolder, source: list[dict[str, Any]]
+) -> Handle:
+    """Let what belongs to it go with it. Raises LaunchFailed, TargetUnavailable."""
+    known = await adopt(connection, handle, made, at)
+    for body in source:  # it may have gone with its last owner while this was not one yet
+        await _shared(connection, _owned(body, made))
+    return known
 
 
 async def _begin(connection: Connection, launched: Launch, made: dict[str, Any]) -> None:

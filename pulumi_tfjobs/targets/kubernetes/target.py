@@ -42,7 +42,7 @@ class KubernetesTarget(Target):
         self.settings = options
         self._requirements: tuple[str, ...] = ()
         # Attempts' folders → what this object has launched, and nobody has watched yet: it needs not be looked for.
-        self._launched: dict[str, Handle] = {}
+        self._launched: dict[str, tuple[Handle, LaunchPlan]] = {}
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> tuple[dict[str, Any], list[InputProblem]]:
@@ -150,7 +150,7 @@ class KubernetesTarget(Target):
         async with await self._connect() as connection, _alone(at.root):
             if await asyncio.to_thread(read_end, at) is not None:
                 return
-            self._launched[at.root] = await launching.launch(
+            handle = await launching.launch(
                 connection,
                 self.settings,
                 plan,
@@ -161,6 +161,7 @@ class KubernetesTarget(Target):
                 self._requirements,
                 tell_metrics=not self._writes_here(folder),
             )
+            self._launched[at.root] = handle, plan
 
     async def _connect(self) -> Any:
         from pulumi_tfjobs.targets.kubernetes.client import Connection
@@ -214,8 +215,9 @@ class KubernetesTarget(Target):
             yield recorded
             return
         async with await self._connect() as connection:
-            handle, plan = self._launched.pop(at.root, None), await asyncio.to_thread(read_plan, at)
-            if handle is None or plan is None:
+            if at.root in self._launched:
+                handle, plan = self._launched.pop(at.root)
+            else:
                 found = await adopting.find(connection, at, folder.run_id)
                 if found is None:
                     return
